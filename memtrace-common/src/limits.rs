@@ -1,0 +1,41 @@
+//! Every maximum the probes and the collector share, and the asserts that tie them together.
+
+/// Frames of one stack. A deeper stack keeps its innermost frames and is cut with
+/// [`CUT_DEPTH`](crate::stack::CUT_DEPTH).
+pub const MAX_FRAMES: usize = 256;
+
+/// Words the frame buffer has behind its last frame, so that verifiers older than 6.12, which lose the upper
+/// bound of the frame counter between two pushes, still see every write inside the map value.
+pub const SPARE_FRAMES: usize = 4;
+
+/// Bytes of the traced stack that are read at once. One read serves the return addresses of about ten frames.
+pub const STACK_WINDOW: usize = 1024;
+
+/// Frames that one program of the tail-call set walks before it calls the next.
+pub const FRAMES_PER_TAIL_CALL: usize = 8;
+
+/// Tail calls the kernel allows in one run (`MAX_TAIL_CALL_CNT`, include/linux/bpf.h), the first program included.
+pub const MAX_TAIL_CALLS: usize = 33;
+
+/// Scratch slots of one CPU. A task that is preempted inside a probe keeps its slot while another task on
+/// the same CPU takes the next.
+pub const SCRATCH_SLOTS: u32 = 4;
+
+/// Binary-search steps among the executable mappings of one process: 2^12 mappings at most.
+pub const MAPPING_SEARCH_STEPS: u32 = 12;
+
+/// Binary-search steps among the unwind rows of one page of text.
+pub const ROW_SEARCH_STEPS: u32 = 9;
+
+/// Executable segments of one object that the probe can place by itself.
+pub const MAX_SEGMENTS: usize = 4;
+
+/// Bytes of text that one entry of the page index covers, as a shift.
+pub const PAGE_SHIFT: u32 = 8;
+
+const _: () = assert!(MAX_FRAMES.is_power_of_two());
+const _: () = assert!(STACK_WINDOW.is_power_of_two());
+const _: () = assert!(SCRATCH_SLOTS.is_power_of_two());
+const _: () = assert!(FRAMES_PER_TAIL_CALL * MAX_TAIL_CALLS >= MAX_FRAMES);
+// A page of text has at most one row for each of its bytes.
+const _: () = assert!(1 << ROW_SEARCH_STEPS > 1 << PAGE_SHIFT);

@@ -1,0 +1,84 @@
+//! What the probes know of a process.
+
+wire! {
+    /// A traced process. Value of the map `PROCESSES`, keyed by thread group id.
+    pub struct Process (24) {
+        /// Index of its first entry in `MAPPINGS`.
+        pub mapping_base: u32,
+        /// Number of its entries; 0 = not known yet.
+        pub mapping_count: u32,
+        /// Bits of `PROCESS_*`.
+        pub flags: u32,
+        /// Number that the collector raises with every refresh of the mappings.
+        pub mapping_generation: u32,
+        /// Not 0 while a [`NEED_MAPS`](crate::notice::NEED_MAPS) notice is unanswered.
+        pub maps_requested: u32,
+        /// Always 0.
+        pub reserved: u32,
+    }
+}
+
+/// Child processes are traced like this one.
+pub const PROCESS_FOLLOW: u32 = 1;
+/// Allocator probes are attached or about to be.
+pub const PROCESS_TRACED: u32 = 2;
+
+wire! {
+    /// What the probe keeps of a thread between the entry of an allocator function and its return. Value of the
+    /// map `THREADS`, keyed by `tgid << 32 | tid`.
+    pub struct Thread (40) {
+        /// Stack pointer at the entry of the outermost call: it points at the return address. 0 = not inside.
+        pub sp: u64,
+        /// Requested size.
+        pub size: u64,
+        /// Old block, or where `posix_memalign` puts the new one.
+        pub ptr: u64,
+        /// Kind of the outermost call.
+        pub kind: u32,
+        /// Always 0.
+        pub reserved: u32,
+        /// Calls that began inside another and were not counted.
+        pub nested: u64,
+    }
+}
+
+wire! {
+    /// Offsets inside kernel structures on the running kernel, from its BTF. A global of the probe object; an
+    /// offset of 0 means unknown.
+    pub struct KernelOffsets (48) {
+        /// `task_struct.mm`
+        pub task_mm: u32,
+        /// `task_struct.tgid`
+        pub task_tgid: u32,
+        /// `task_struct.pid`
+        pub task_pid: u32,
+        /// `task_struct.group_leader`
+        pub task_group_leader: u32,
+        /// `task_struct.comm`
+        pub task_comm: u32,
+        /// `vm_area_struct.vm_start`
+        pub vma_start: u32,
+        /// `vm_area_struct.vm_end`
+        pub vma_end: u32,
+        /// `vm_area_struct.vm_pgoff`
+        pub vma_pgoff: u32,
+        /// `vm_area_struct.vm_file`
+        pub vma_file: u32,
+        /// `file.f_inode`
+        pub file_inode: u32,
+        /// `inode.i_ino`
+        pub inode_ino: u32,
+        /// `inode.i_sb`
+        pub inode_sb: u32,
+    }
+}
+
+wire! {
+    /// `super_block.s_dev` and what may follow later; kept apart so that [`KernelOffsets`] stays one cache line.
+    pub struct SuperBlockOffsets (8) {
+        /// `super_block.s_dev`
+        pub dev: u32,
+        /// Always 0.
+        pub reserved: u32,
+    }
+}

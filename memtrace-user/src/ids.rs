@@ -1,0 +1,64 @@
+//! Ids and quantities as types, so that a count of bytes is never taken for a process id.
+//!
+//! Owns no behaviour beyond construction, display and order. Every other module may use it.
+
+use std::fmt;
+
+/// Declares a newtype over an integer with the usual conversions.
+macro_rules! id {
+    ($(#[$meta:meta])* $name:ident($int:ty), $format:literal) => {
+        $(#[$meta])*
+        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize)]
+        #[serde(transparent)]
+        pub struct $name(pub $int);
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, $format, self.0)
+            }
+        }
+    };
+}
+
+id!(
+    /// A process: the kernel's thread group id.
+    Pid(u32),
+    "{}"
+);
+id!(
+    /// A thread.
+    Tid(u32),
+    "{}"
+);
+id!(
+    /// A stack as the probes number it: a 64-bit hash of its frames. See `memtrace_common::stack`.
+    StackId(u64),
+    "{:016x}"
+);
+id!(
+    /// An object (mapped file) as frame words number it; never reused within a run. 0 is no object.
+    ObjectId(u32),
+    "{}"
+);
+id!(
+    /// A site on every host: a stable hash of (build id, file offset) of each frame.
+    SiteId(u64),
+    "{:016x}"
+);
+id!(
+    /// An amount of memory in bytes.
+    Bytes(u64),
+    "{}"
+);
+
+impl std::ops::AddAssign for Bytes {
+    fn add_assign(&mut self, other: Self) {
+        self.0 += other.0;
+    }
+}
+
+impl std::iter::Sum for Bytes {
+    fn sum<I: Iterator<Item = Self>>(iter: I) -> Self {
+        Self(iter.map(|bytes| bytes.0).sum())
+    }
+}

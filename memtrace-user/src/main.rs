@@ -1,0 +1,2 @@
+//! memtrace.
+fn main() {}

@@ -1,0 +1,1 @@
+//! Helpers of the tests that drive real probes on real processes.
