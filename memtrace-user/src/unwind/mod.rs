@@ -10,6 +10,9 @@
 //! process's own. Pure but for reading the object's file: the destination is behind a trait.
 
 pub mod eh_frame;
+pub mod mappings;
 pub mod object_rows;
 pub mod pages;
 pub mod rows;
+pub mod space;
+pub mod tables;

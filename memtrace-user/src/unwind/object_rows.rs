@@ -50,3 +50,6 @@ impl ObjectRows {
         pages::lookup(&self.rows, &self.pages, rel)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -15,10 +15,11 @@ use super::*;
 use crate::{ids::ObjectId, target::object::Object, unwind::object_rows::ObjectRows};
 
 /// Objects of different makers, and the share of their code whose rule may be one that the probe does not follow:
-/// C and assembly, C++, PLTs, Rust linked by lld. libcrypto's hand-written loops save the CFA on the stack.
+/// C and assembly, C++, PLTs, Rust linked by lld. The linker's lazy binding keeps the CFA in rbx, libcrypto's
+/// hand-written loops keep it on the stack.
 const OBJECTS: [(&str, f64); 8] = [
     ("/lib/x86_64-linux-gnu/libc.so.6", 0.005),
-    ("/lib64/ld-linux-x86-64.so.2", 0.02),
+    ("/lib64/ld-linux-x86-64.so.2", 0.05),
     ("/usr/lib/x86_64-linux-gnu/libstdc++.so.6", 0.002),
     ("/usr/lib/x86_64-linux-gnu/libcrypto.so.3", 0.15),
     ("/usr/bin/gdb", 0.002),
