@@ -138,6 +138,11 @@ impl Library {
         self.sites.entry(object.id).or_insert_with(|| find_sites(object))
     }
 
+    /// What is known of an object's allocator functions already.
+    pub(super) fn known_sites(&self, id: ObjectId) -> Option<&Sites> {
+        self.sites.get(&id)
+    }
+
     /// Gives a run back; it is used again after a while.
     pub(super) fn retire(&mut self, run: Range<u32>) {
         if !run.is_empty() {
