@@ -18,7 +18,7 @@ pub struct Snapshot {
     pub stacks: HashMap<StackId, Arc<Stack>>,
     /// Events applied since the session began.
     pub events: u64,
-    /// Distinct stacks received since the session began.
+    /// Distinct stacks received and kept since the session began.
     pub distinct_stacks: u64,
     /// Records that could not be decoded, and records of a kind this build does not know.
     pub malformed: u64,

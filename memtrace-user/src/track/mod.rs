@@ -119,7 +119,7 @@ impl Tracker {
             stacks: self.stacks_of(&processes),
             processes,
             events: self.events,
-            distinct_stacks: self.stacks.len() as u64 + self.stacks.dropped(),
+            distinct_stacks: self.stacks.len() as u64,
             malformed: self.malformed,
             refused_events: self.refused_events,
             dropped_stacks: self.stacks.dropped(),
