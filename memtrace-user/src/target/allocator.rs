@@ -1,23 +1,30 @@
 //! Which allocator functions an object defines, and where each is probed.
 //!
-//! [`discover`] takes one ELF object (bytes, or a reader over an open file) and gives an [`Allocator`] or the
+//! [`discover`] takes one opened ELF object and gives an [`Allocator`] or the
 //! reason why there is none. An object that merely imports `malloc` has none; neither has libstdc++, whose
-//! `operator new` is a caller of `malloc` like any other. Which objects a process has, and opening them, is
-//! not done here; see [`placement`](super::placement) for what follows.
+//! `operator new` is a caller of `malloc` like any other. Which objects a process has is
+//! not known here; see [`placement`](super::placement).
 //!
-//! The steps: [`survey`](super::survey) reads the names, [`selection`](super::selection) decides which of them
-//! count, [`probe_point`] finds the instruction.
+//! The steps: `survey` reads the names, `selection` decides which of them count, [`probe_point`]
+//! finds the instruction.
 
-use object::ReadRef;
+mod code;
+mod names;
+pub mod probe_point;
+mod routing;
+mod selection;
+mod survey;
+mod symbols;
 
-pub use super::image::ElfError;
-use super::{
-    image::Image,
-    probe_point::{self, ProbePoint},
+use self::{
+    code::Code,
+    probe_point::ProbePoint,
     routing::Router,
-    selection::{self, Selected},
+    selection::Selected,
     survey::Survey,
+    symbols::Symbols,
 };
+use super::{elf::Elf, image::Image};
 
 /// Bytes of a function that are searched for branches back to its beginning; a longer one is cut here.
 const MAX_FUNCTION_BYTES: u64 = 64 << 10;
@@ -91,59 +98,53 @@ pub enum Discovery {
     Absent(Absence),
 }
 
-/// Finds the allocator functions of the x86-64 ELF object in `data`.
+/// Finds the allocator functions of an object.
 ///
-/// `data` is a slice, or a `&object::ReadCache` over a file: only tables and the looked-at code are read then.
-///
-/// # Errors
-///
-/// [`ElfError`] when the file is no x86-64 executable or shared library, or its headers are damaged. Damage
-/// further in hides functions, but is no error.
-pub fn discover<'data, R: ReadRef<'data>>(data: R) -> Result<Discovery, ElfError> {
-    let image = Image::parse(data)?;
-    let survey = Survey::of(&image);
-    let services = survey.services(&image);
+/// Of the file only symbol tables, relocations and the looked-at code are read. Damage in them hides functions, but
+/// is no error.
+#[must_use]
+pub fn discover(image: &Image, elf: &Elf) -> Discovery {
+    let symbols = Symbols::read(image, elf);
+    let survey = Survey::of(&symbols);
+    let services = survey.services(&symbols);
     let flavour = survey.flavour();
-    let selected = selection::select(&survey, flavour, &Router::new(&image, &services));
+    let code = Code::new(image, elf);
     let mut functions = Vec::new();
     let mut notes = survey.notes();
-    for function in selected {
-        match place(&image, &function) {
-            Some(placed) => functions.push(placed),
-            None => notes.push(format!("`{}` cannot be probed", function.candidate.name)),
+    for selected in selection::select(&survey, flavour, &Router::new(&code, &services)) {
+        match place(&code, &selected) {
+            Some(function) => functions.push(function),
+            None => notes.push(format!("`{}` cannot be probed", selected.candidate.name)),
         }
     }
-    notes.extend(image.notes().iter().cloned());
-    Ok(if !functions.is_empty() {
+    notes.extend_from_slice(symbols.notes());
+    if !functions.is_empty() {
         Discovery::Found(Allocator {
             flavour,
             functions,
             notes,
         })
-    } else if image.is_opaque() {
+    } else if symbols.is_opaque() {
         Discovery::Absent(Absence::Stripped)
     } else {
         Discovery::Absent(Absence::Imported)
-    })
+    }
 }
 
 /// Finds the function in the file and chooses the point.
-fn place<'data, R: ReadRef<'data>>(
-    image: &Image<'data, R>,
-    selected: &Selected<'_>,
-) -> Option<AllocatorFunction> {
+fn place(code: &Code<'_>, selected: &Selected<'_>) -> Option<AllocatorFunction> {
     let candidate = selected.candidate;
     let len = match candidate.size {
         0 => UNKNOWN_FUNCTION_BYTES,
         size => size.min(MAX_FUNCTION_BYTES),
     };
-    let file_off = image.file_off(candidate.rel)?;
-    let code = image.code(candidate.rel, len)?;
+    let file_off = code.file_off(candidate.rel)?;
+    let bytes = code.bytes(candidate.rel, len)?;
     Some(AllocatorFunction {
         name: candidate.name.clone(),
         kind: selected.kind,
         rel: candidate.rel,
         file_off,
-        point: probe_point::choose(code, file_off, selected.kind)?,
+        point: probe_point::choose(&bytes, file_off, selected.kind)?,
     })
 }

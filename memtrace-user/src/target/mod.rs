@@ -1,14 +1,19 @@
-//! Which processes and files are traced, and where in them.
+//! What runs: the mappings of a process and the files behind them.
 //!
-//! An object's allocator: [`allocator`] says what to probe, from names ([`survey`], over [`names`]) and code
-//! ([`routing`], [`selection`], [`probe_point`]), all read through [`image`]. [`placement`] puts together the
-//! objects of one process.
+//! ```text
+//! pid ─► maps (where) ─► store ─► object (what: an open file, its ELF facts) ─► allocator (what to probe in it)
+//!                                                                             └► placement (in one process)
+//! ```
+//!
+//! Reads /proc and files. Knows nothing of unwind rows, probes or events. Whatever a traced program maps is input
+//! that nobody checked: a file that cannot be used is an object with a reason, never an error that ends anything.
 
 pub mod allocator;
-mod image;
-mod names;
+pub mod elf;
+pub mod image;
+pub mod maps;
+pub mod object;
 pub mod placement;
-pub mod probe_point;
-mod routing;
-mod selection;
-mod survey;
+pub mod procfs;
+pub mod rule;
+pub mod store;

@@ -4,7 +4,7 @@
 //! interposers are called by the program, libc's own is called by the interposer and, as `__libc_malloc`, by
 //! libc itself; prefixed families are called directly by those who linked them; and a library can be bound to
 //! another `malloc` than the program (`RTLD_DEEPBIND`, `-Bsymbolic`, `dlmopen`). The outermost call of a thread is
-//! the one that counts, so nothing is counted twice (see [`selection`](super::selection)).
+//! the one that counts, so nothing is counted twice (`allocator/selection.rs`).
 //!
 //! glibc's dynamic linker contributes the announcement of loaded objects only; `selection` leaves out the
 //! `malloc` it exported up to glibc 2.31.

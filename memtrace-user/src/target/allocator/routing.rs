@@ -16,9 +16,8 @@ use iced_x86::{
     FlowControl, Instruction, InstructionInfoFactory, Mnemonic, OpAccess, OpKind, Register,
 };
 use memtrace_common::kind;
-use object::ReadRef;
 
-use super::image::Image;
+use super::code::Code;
 
 /// Instructions that one question may cost, called functions included.
 const MAX_INSTRUCTIONS: usize = 1500;
@@ -79,9 +78,9 @@ pub(super) struct Services {
 
 /// Answers [`Router::routing`] for the functions of one object.
 #[derive(Debug)]
-pub(super) struct Router<'image, 'data, R: ReadRef<'data>> {
-    image: &'image Image<'data, R>,
-    services: &'image Services,
+pub(super) struct Router<'a> {
+    code: &'a Code<'a>,
+    services: &'a Services,
 }
 
 /// Where a call or jump goes.
@@ -111,9 +110,9 @@ struct Outcome {
     returned_idle: bool,
 }
 
-impl<'image, 'data, R: ReadRef<'data>> Router<'image, 'data, R> {
-    pub(super) fn new(image: &'image Image<'data, R>, services: &'image Services) -> Self {
-        Self { image, services }
+impl<'a> Router<'a> {
+    pub(super) fn new(code: &'a Code<'a>, services: &'a Services) -> Self {
+        Self { code, services }
     }
 
     /// How the function of `size` bytes at `rel` (0: unknown size) comes to `wanted`.
@@ -143,12 +142,12 @@ impl<'image, 'data, R: ReadRef<'data>> Router<'image, 'data, R> {
 
     /// The first instruction at or behind `rel` that does anything.
     fn first_instruction(&self, rel: u64) -> Option<Instruction> {
-        let mut instruction = self.image.instruction(rel)?;
+        let mut instruction = self.code.instruction(rel)?;
         for _ in 0..MAX_HOPS {
             if !matches!(instruction.mnemonic(), Mnemonic::Nop | Mnemonic::Endbr64) {
                 return Some(instruction);
             }
-            instruction = self.image.instruction(instruction.next_ip())?;
+            instruction = self.code.instruction(instruction.next_ip())?;
         }
         None
     }
@@ -220,8 +219,8 @@ impl<'image, 'data, R: ReadRef<'data>> Router<'image, 'data, R> {
 }
 
 /// One walk over one function.
-struct Walk<'router, 'image, 'data, R: ReadRef<'data>> {
-    router: &'router Router<'image, 'data, R>,
+struct Walk<'a> {
+    router: &'a Router<'a>,
     entry: u64,
     /// The first byte behind the function, where that is known.
     end: Option<u64>,
@@ -233,11 +232,11 @@ struct Walk<'router, 'image, 'data, R: ReadRef<'data>> {
     facts: InstructionInfoFactory,
 }
 
-impl<'data, R: ReadRef<'data>> Walk<'_, '_, 'data, R> {
+impl Walk<'_> {
     /// Follows `path` in a straight line until it ends or branches.
     fn follow(&mut self, mut path: Path, budget: &mut usize) {
         let began_inside = self.contains(path.at);
-        while let Some(instruction) = self.router.image.instruction(path.at) {
+        while let Some(instruction) = self.router.code.instruction(path.at) {
             if *budget == 0 {
                 self.outcome.own_work = true;
                 return;

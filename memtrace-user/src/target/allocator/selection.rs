@@ -17,10 +17,9 @@
 //! changes the address in both, and must be watched either inside of them or outside, not half and half.
 
 use memtrace_common::kind;
-use object::ReadRef;
 
 use super::{
-    allocator::Flavour,
+    Flavour,
     names::NameSpace,
     routing::{Router, Routing, Service},
     survey::{Candidate, Survey},
@@ -36,10 +35,10 @@ pub(super) struct Selected<'survey> {
 
 /// Applies the table above. Of glibc's dynamic linker only the announcement of loaded objects is taken: the
 /// `malloc` it exported up to glibc 2.31 serves itself, before libc is there, from memory it never gives back.
-pub(super) fn select<'survey, 'data, R: ReadRef<'data>>(
+pub(super) fn select<'survey>(
     survey: &'survey Survey,
     flavour: Flavour,
-    router: &Router<'_, 'data, R>,
+    router: &Router<'_>,
 ) -> Vec<Selected<'survey>> {
     let is_relevant = |candidate: &&Candidate| {
         flavour != Flavour::Linker || candidate.known.kind == kind::MAPS_CHANGED
@@ -74,10 +73,7 @@ fn is_operator(candidate: &Candidate) -> bool {
     candidate.known.space == NameSpace::Operator
 }
 
-fn routing<'data, R: ReadRef<'data>>(
-    candidate: &Candidate,
-    router: &Router<'_, 'data, R>,
-) -> Routing {
+fn routing(candidate: &Candidate, router: &Router<'_>) -> Routing {
     Service::of_kind(candidate.known.kind).map_or(Routing::Never, |service| {
         router.routing(candidate.rel, candidate.size, service)
     })
