@@ -1,30 +1,33 @@
 //! Which allocator functions an object defines, and where each is probed.
 //!
-//! [`discover`] takes one opened ELF object and gives an [`Allocator`] or the
-//! reason why there is none. An object that merely imports `malloc` has none; neither has libstdc++, whose
-//! `operator new` is a caller of `malloc` like any other. Which objects a process has is
-//! not known here; see [`placement`](super::placement).
+//! [`discover`] takes one opened ELF object and gives an [`Allocator`] or the reason why there is none. An object that
+//! merely imports `malloc` has none; neither has libstdc++, whose `operator new` is a caller of `malloc` like any
+//! other. The steps: `survey` reads the names, `selection` decides which of them count, [`probe_point`] finds the
+//! instruction.
 //!
-//! The steps: `survey` reads the names, `selection` decides which of them count, [`probe_point`]
-//! finds the instruction.
+//! Of a process, every allocator it maps counts, not only the one that the dynamic linker resolves `malloc` to.
+//! Preloaded allocators and interposers are called by the program; libc's own is called by the interposer and, as
+//! `__libc_malloc`, by libc itself; prefixed families are called by those who linked them; and a library can be bound
+//! to another `malloc` than the program (`RTLD_DEEPBIND`, `-Bsymbolic`, `dlmopen`). The outermost call of a thread is
+//! the one that counts, so nothing is counted twice.
 
 mod code;
 mod names;
 pub mod probe_point;
+mod registers;
 mod routing;
 mod selection;
 mod survey;
 mod symbols;
 
 use self::{
-    code::Code,
-    probe_point::ProbePoint,
-    routing::Router,
-    selection::Selected,
-    survey::Survey,
+    code::Code, probe_point::ProbePoint, routing::Router, selection::Selected, survey::Survey,
     symbols::Symbols,
 };
-use super::{elf::Elf, image::Image};
+use super::{
+    elf::{Elf, ElfKind},
+    image::Image,
+};
 
 /// Bytes of a function that are searched for branches back to its beginning; a longer one is cut here.
 const MAX_FUNCTION_BYTES: u64 = 64 << 10;
@@ -84,9 +87,12 @@ pub enum Absence {
     /// It uses the allocator of another object, or none.
     #[error("uses the allocator of another object")]
     Imported,
-    /// It is linked statically and its symbols were stripped: whatever it allocates cannot be found.
-    #[error("no allocator symbols found: statically linked and stripped")]
+    /// It is a program that uses no other object: its allocator is inside, and without a name.
+    #[error("no allocator symbols found: linked statically and stripped of symbols")]
     Stripped,
+    /// As before, but its functions have names: it allocates in a way of its own (Go programs do).
+    #[error("no known allocator found: linked statically with one of its own")]
+    Unknown,
 }
 
 /// What [`discover`] found.
@@ -118,16 +124,25 @@ pub fn discover(image: &Image, elf: &Elf) -> Discovery {
         }
     }
     notes.extend_from_slice(symbols.notes());
-    if !functions.is_empty() {
-        Discovery::Found(Allocator {
-            flavour,
-            functions,
-            notes,
-        })
-    } else if symbols.is_opaque() {
-        Discovery::Absent(Absence::Stripped)
-    } else {
-        Discovery::Absent(Absence::Imported)
+    if functions.is_empty() {
+        return Discovery::Absent(absence(elf, &symbols));
+    }
+    Discovery::Found(Allocator {
+        flavour,
+        functions,
+        notes,
+    })
+}
+
+fn absence(elf: &Elf, symbols: &Symbols) -> Absence {
+    let is_program = elf.kind == ElfKind::Executable || symbols.is_pie();
+    match (
+        is_program && !symbols.needs_others(),
+        symbols.has_own_names(),
+    ) {
+        (false, _) => Absence::Imported,
+        (true, false) => Absence::Stripped,
+        (true, true) => Absence::Unknown,
     }
 }
 

@@ -1,8 +1,8 @@
 //! What runs: the mappings of a process and the files behind them.
 //!
 //! ```text
-//! pid ─► maps (where) ─► store ─► object (what: an open file, its ELF facts) ─► allocator (what to probe in it)
-//!                                                                             └► placement (in one process)
+//! pid ─► maps (where) ─► store ─► object (what: an open file, its ELF facts)
+//!                                      └► allocator (where it is probed)
 //! ```
 //!
 //! Reads /proc and files. Knows nothing of unwind rows, probes or events. Whatever a traced program maps is input
@@ -13,7 +13,6 @@ pub mod elf;
 pub mod image;
 pub mod maps;
 pub mod object;
-pub mod placement;
 pub mod procfs;
 pub mod rule;
 pub mod store;

@@ -28,7 +28,11 @@ pub(super) struct Code<'object> {
 
 impl<'object> Code<'object> {
     pub(super) fn new(image: &'object Image, elf: &'object Elf) -> Self {
-        Self { image, elf, pages: RefCell::default() }
+        Self {
+            image,
+            elf,
+            pages: RefCell::default(),
+        }
     }
 
     /// Offset in the file of the code byte at `rel`; none outside of code.

@@ -7,21 +7,22 @@
 //! Longer `nop`s are emulated from Linux 6.18 only and so are not used.
 //!
 //! The first such instruction may stand a little behind the function's first byte. It is taken when every
-//! call passes it exactly once and it still sees what the first byte would have seen:
-//! it is reached in a straight line, no branch of the function leads back to it or in front of it, and the
-//! registers of the arguments (and, when the return is probed too, the stack pointer, under which the kernel finds
-//! the return address) are not yet written.
+//! call passes it exactly once and it still sees what the first byte would have seen: it is reached in a straight
+//! line, no branch of the function leads back to it or in front of it, the arguments are still in registers,
+//! if not always in [those they came in](ProbePoint::arguments), and, when the return is probed too, the stack
+//! pointer, under which the kernel finds the return address, is as it was.
 
 use iced_x86::{
-    Code, Decoder, DecoderOptions, FlowControl, Instruction, InstructionInfoFactory, OpKind,
-    Register,
+    Code, Decoder, DecoderOptions, FlowControl, Instruction, InstructionInfoFactory, Register,
 };
 use memtrace_common::kind;
 
-use super::routing::writes;
+use super::registers::{RegisterSet, writes};
 
 /// Instructions that may stand before the point.
 const MAX_SKIPPED: usize = 32;
+/// Where a function gets its first three arguments (System V ABI, x86-64 supplement, 3.2.3).
+const ARGUMENTS: [Register; 3] = [Register::RDI, Register::RSI, Register::RDX];
 
 /// What a probe on an instruction costs the traced process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,6 +42,17 @@ pub struct ProbePoint {
     pub cost: Cost,
     /// Bytes between the function's first byte and the point.
     pub skipped_bytes: u32,
+    /// The registers that hold the function's first three arguments at the point, by their numbers in the
+    /// instruction encoding; of arguments that the kind does not have, those they would come in.
+    pub arguments: [u8; 3],
+}
+
+impl ProbePoint {
+    /// Whether every argument is in the register it came in.
+    #[must_use]
+    pub fn is_in_place(&self) -> bool {
+        self.arguments == ARGUMENTS.map(number)
+    }
 }
 
 /// The best point in the function whose first byte lies at `file_off`, for a probe of `kind`
@@ -49,71 +61,108 @@ pub struct ProbePoint {
 /// `code` is the whole function, from its first byte.
 #[must_use]
 pub fn choose(code: &[u8], file_off: u64, kind: u32) -> Option<ProbePoint> {
+    let line = straight_line(code, kind);
+    let end = line.last().map_or(0, |place| place.instruction.next_ip());
+    let limit = first_branch_target(code, end).unwrap_or(end);
     let mut fallback = None;
-    let straight = straight_line(code, kind);
-    let limit = first_branch_target(code, straight.last().map_or(0, Instruction::next_ip));
-    for instruction in straight {
-        let skipped = instruction.ip();
-        let bytes = code.get(usize::try_from(skipped).ok()?..)?;
-        if limit.is_some_and(|limit| skipped >= limit) {
-            break;
-        }
-        if !is_probeable(&instruction, bytes) {
+    for place in line.iter().take_while(|place| place.skipped() < limit) {
+        let bytes = code.get(usize::try_from(place.skipped()).ok()?..)?;
+        if !is_probeable(&place.instruction, bytes) {
             continue;
         }
-        let point = |cost| {
-            Some(ProbePoint {
-                file_off: file_off.checked_add(skipped)?,
-                cost,
-                skipped_bytes: u32::try_from(skipped).ok()?,
-            })
+        let cost = if is_emulated(&place.instruction, bytes) {
+            Cost::Emulated
+        } else {
+            Cost::SingleStep
         };
-        if is_emulated(&instruction, bytes) {
-            return point(Cost::Emulated);
+        let point = ProbePoint {
+            file_off: file_off.checked_add(place.skipped())?,
+            cost,
+            skipped_bytes: u32::try_from(place.skipped()).ok()?,
+            arguments: place.arguments,
+        };
+        if cost == Cost::Emulated {
+            return Some(point);
         }
-        fallback = fallback.or_else(|| point(Cost::SingleStep));
+        fallback = fallback.or(Some(point));
     }
     fallback
 }
 
-/// The instructions from the first byte on, up to the first that leaves the straight line (included) or
-/// behind which the probe no longer sees what it needs. Addresses count from the first byte.
-fn straight_line(code: &[u8], kind: u32) -> Vec<Instruction> {
+/// An instruction that sees what the probe needs.
+struct Place {
+    /// Its address counts from the function's first byte.
+    instruction: Instruction,
+    arguments: [u8; 3],
+}
+
+impl Place {
+    fn skipped(&self) -> u64 {
+        self.instruction.ip()
+    }
+}
+
+/// The instructions from the first byte on, up to the first that leaves the straight line (included) or behind
+/// which the probe no longer sees what it needs.
+fn straight_line(code: &[u8], kind: u32) -> Vec<Place> {
     let mut facts = InstructionInfoFactory::new();
+    let mut homes = ARGUMENTS.map(RegisterSet::of);
     let mut line = Vec::new();
     for instruction in &mut Decoder::new(64, code, DecoderOptions::NONE) {
-        if instruction.is_invalid() || line.len() == MAX_SKIPPED {
+        let Some(arguments) = locate(homes, kind) else {
+            break;
+        };
+        if instruction.is_invalid() || line.len() > MAX_SKIPPED {
             break;
         }
-        line.push(instruction);
-        let spoils = facts
-            .info(&instruction)
+        line.push(Place {
+            instruction,
+            arguments,
+        });
+        let facts = facts.info(&instruction);
+        let moves_stack = facts
             .used_registers()
             .iter()
-            .any(|used| writes(used.access()) && is_needed(used.register(), kind));
-        if spoils || instruction.flow_control() != FlowControl::Next {
+            .any(|used| writes(used.access()) && used.register().full_register() == Register::RSP);
+        if instruction.flow_control() != FlowControl::Next
+            || (moves_stack && kind::takes_return(kind))
+        {
             break;
         }
+        homes = homes.map(|home| home.after(&instruction, facts));
     }
     line
 }
 
-/// Whether a probe of `kind` reads `register`.
-fn is_needed(register: Register, kind: u32) -> bool {
-    let arguments: &[Register] = match kind {
-        kind::MALLOC | kind::PVALLOC | kind::FREE | kind::FREE_OUTER => &[Register::RDI],
-        kind::CALLOC | kind::REALLOC | kind::MEMALIGN => &[Register::RDI, Register::RSI],
-        kind::REALLOCARRAY | kind::POSIX_MEMALIGN => &[Register::RDI, Register::RSI, Register::RDX],
-        _ => &[],
-    };
-    let register = register.full_register();
-    arguments.contains(&register) || (register == Register::RSP && kind::takes_return(kind))
+/// The register of each argument, preferably the one it came in; none when one that a probe of `kind` reads is lost.
+fn locate(homes: [RegisterSet; 3], kind: u32) -> Option<[u8; 3]> {
+    let mut places = ARGUMENTS.map(number);
+    for (index, home) in homes.into_iter().enumerate().take(argument_count(kind)) {
+        if !home.contains(ARGUMENTS[index]) {
+            places[index] = home.first()?;
+        }
+    }
+    Some(places)
+}
+
+/// How many arguments a probe of `kind` reads.
+fn argument_count(kind: u32) -> usize {
+    match kind {
+        kind::MALLOC | kind::PVALLOC | kind::FREE | kind::FREE_OUTER => 1,
+        kind::CALLOC | kind::REALLOC | kind::MEMALIGN => 2,
+        kind::REALLOCARRAY | kind::POSIX_MEMALIGN => 3,
+        _ => 0,
+    }
+}
+
+fn number(register: Register) -> u8 {
+    register.number() as u8
 }
 
 /// The lowest place in front of `end`, but behind the first byte, that a branch of the function leads to.
 ///
 /// A branch to the first byte itself is a new call in all but name. The sweep is linear: data between the
-/// instructions could only make it more careful or, past the data, miss a branch for a few bytes.
+/// instructions makes it at worst more careful, or blind for a few bytes behind it.
 fn first_branch_target(code: &[u8], end: u64) -> Option<u64> {
     Decoder::new(64, code, DecoderOptions::NONE)
         .iter()

@@ -9,12 +9,14 @@
 //! | frees | always, the block unchanged | no |
 //! | frees | sometimes, or another address | as `FREE_OUTER` |
 //! | frees | never | as `FREE` (`FREE_OUTER` in an [interposer](Flavour::Interposer)) |
-//! | allocates | is a mere jump to a function of the same kind | no |
+//! | allocates | always, by a jump as its last act | no |
 //! | allocates | otherwise | yes |
 //! | all operators of the object | always | none of them |
 //!
-//! The last line treats `operator new` and `delete` together: a program that puts a header in front of each block
-//! changes the address in both, and must be watched either inside of them or outside, not half and half.
+//! A jump leaves the same caller on the stack, so the other function sees all there is to see; where there is a call,
+//! the outer function is probed for its caller's sake. The last line treats `operator new` and `delete` together: a
+//! program that puts a header in front of each block changes the address in both, and must be watched either inside
+//! of them or outside, not half and half.
 
 use memtrace_common::kind;
 
@@ -59,9 +61,7 @@ pub(super) fn select<'survey>(
         .filter_map(|(candidate, routing)| {
             let kind = match Service::of_kind(candidate.known.kind) {
                 Some(Service::Frees) => free_kind(candidate, routing, flavour)?,
-                service if service.is_some() && router.alias_of(candidate.rel) == service => {
-                    return None;
-                }
+                _ if hands_over_allocation(candidate, routing) => return None,
                 _ => candidate.known.kind,
             };
             Some(Selected { candidate, kind })
@@ -79,14 +79,28 @@ fn routing(candidate: &Candidate, router: &Router<'_>) -> Routing {
     })
 }
 
+/// Whether the function that an allocating one always jumps to sees the same call. `pvalloc` hands on a rounded size,
+/// and the size that counts is the one it was asked for.
+fn hands_over_allocation(candidate: &Candidate, routing: Routing) -> bool {
+    match routing {
+        Routing::Always {
+            by_jump,
+            argument_kept,
+        } => by_jump && (argument_kept || candidate.known.kind != kind::PVALLOC),
+        Routing::Never | Routing::Partly => false,
+    }
+}
+
 /// As what a freeing function is probed; none when another one sees all of its calls.
 fn free_kind(candidate: &Candidate, routing: Routing, flavour: Flavour) -> Option<u32> {
     match routing {
         Routing::Always {
             argument_kept: true,
+            ..
         } => None,
         Routing::Always {
             argument_kept: false,
+            ..
         }
         | Routing::Partly => Some(kind::FREE_OUTER),
         Routing::Never

@@ -10,7 +10,10 @@ use object::{
     read::elf::{Dyn as _, Rela as _, Sym as _},
 };
 
-use crate::target::{elf::Elf, image::{Image, MAX_READ}};
+use crate::target::{
+    elf::Elf,
+    image::{Image, MAX_READ},
+};
 
 /// Longest symbol name that is looked at; no name of interest comes near it.
 const MAX_NAME: usize = 96;
@@ -68,6 +71,7 @@ pub(super) struct Symbols {
     fixed: Table,
     relocations: Vec<Vec<u8>>,
     needs_others: bool,
+    is_pie: bool,
     notes: Vec<String>,
 }
 
@@ -80,6 +84,7 @@ impl Symbols {
             fixed: Table::default(),
             relocations: Vec::new(),
             needs_others: false,
+            is_pie: false,
             notes: Vec::new(),
         };
         let tables = Tables { image, elf };
@@ -88,10 +93,19 @@ impl Symbols {
         symbols
     }
 
-    /// Whether nothing can be said about what the object contains: it uses no other object, and its own functions
-    /// have no names.
-    pub(super) fn is_opaque(&self) -> bool {
-        !self.needs_others && self.fixed.entries.is_empty()
+    /// Whether the object asks for others to be loaded with it.
+    pub(super) fn needs_others(&self) -> bool {
+        self.needs_others
+    }
+
+    /// Whether the linker has marked it as a program that may be loaded anywhere.
+    pub(super) fn is_pie(&self) -> bool {
+        self.is_pie
+    }
+
+    /// Whether its functions have names, and not only those it exports.
+    pub(super) fn has_own_names(&self) -> bool {
+        !self.fixed.entries.is_empty()
     }
 
     /// What was left out, in words for the user.
@@ -128,7 +142,9 @@ impl Symbols {
     pub(super) fn imports(&self) -> impl Iterator<Item = &[u8]> {
         self.relocations().filter_map(|relocation| {
             let symbol = self.target(relocation)?;
-            self.dynamic.name(symbol).filter(|_| symbol.is_undefined(LE))
+            self.dynamic
+                .name(symbol)
+                .filter(|_| symbol.is_undefined(LE))
         })
     }
 
@@ -139,10 +155,16 @@ impl Symbols {
 
     /// The symbol that a relocation names.
     fn target(&self, relocation: &Rela64<LE>) -> Option<&Sym64<LE>> {
-        self.dynamic.entries().get(relocation.r_sym(LE, false) as usize)
+        self.dynamic
+            .entries()
+            .get(relocation.r_sym(LE, false) as usize)
     }
 
-    fn symbol<'tables>(&self, table: &'tables Table, symbol: &Sym64<LE>) -> Option<Symbol<'tables>> {
+    fn symbol<'tables>(
+        &self,
+        table: &'tables Table,
+        symbol: &Sym64<LE>,
+    ) -> Option<Symbol<'tables>> {
         let is_function = symbol.st_type() == elf::STT_FUNC;
         let has_place = !symbol.is_undefined(LE) && !symbol.is_absolute(LE);
         if !has_place || !(is_function || symbol.st_type() == elf::STT_OBJECT) {
@@ -162,14 +184,22 @@ impl Symbols {
         let entries = tables.dynamic();
         let entries = slice_from_all_bytes::<Dyn64<LE>>(&entries).unwrap_or_default();
         let value = |tag: i64| {
-            let entries = entries.iter().take_while(|entry| entry.d_tag(LE) != elf::DT_NULL);
+            let entries = entries
+                .iter()
+                .take_while(|entry| entry.d_tag(LE) != elf::DT_NULL);
             let mut matching = entries.filter(|entry| entry.d_tag(LE) == tag);
             matching.next().map(|entry| entry.d_val(LE))
         };
         self.needs_others = value(elf::DT_NEEDED).is_some();
-        for (start, size) in [(elf::DT_RELA, elf::DT_RELASZ), (elf::DT_JMPREL, elf::DT_PLTRELSZ)] {
+        self.is_pie =
+            value(elf::DT_FLAGS_1).is_some_and(|flags| flags & u64::from(elf::DF_1_PIE) != 0);
+        for (start, size) in [
+            (elf::DT_RELA, elf::DT_RELASZ),
+            (elf::DT_JMPREL, elf::DT_PLTRELSZ),
+        ] {
             if let (Some(start), Some(size)) = (value(start), value(size)) {
-                self.relocations.extend(tables.at::<Rela64<LE>>(start, size / size_of::<Rela64<LE>>() as u64));
+                self.relocations
+                    .extend(tables.at::<Rela64<LE>>(start, size / size_of::<Rela64<LE>>() as u64));
             }
         }
         let count = value(elf::DT_GNU_HASH)
@@ -187,7 +217,8 @@ impl Symbols {
 
     fn read_fixed(&mut self, tables: &Tables<'_>) {
         let Tables { image, elf } = tables;
-        let (Some(entries), Some(names)) = (elf.section(b".symtab"), elf.section(b".strtab")) else {
+        let (Some(entries), Some(names)) = (elf.section(b".symtab"), elf.section(b".strtab"))
+        else {
             return;
         };
         let read = |file: &std::ops::Range<u64>| image.read(file.start, file.end - file.start);
@@ -212,7 +243,8 @@ impl Tables<'_> {
     fn dynamic(&self) -> Vec<u8> {
         let dynamic = self.elf.dynamic.clone().unwrap_or_default();
         let count = (dynamic.end - dynamic.start) / size_of::<Dyn64<LE>>() as u64;
-        self.at::<Dyn64<LE>>(dynamic.start, count).unwrap_or_default()
+        self.at::<Dyn64<LE>>(dynamic.start, count)
+            .unwrap_or_default()
     }
 
     /// The bytes of `count` values at `vaddr`; none when they are not all in the file or too many.
@@ -220,12 +252,15 @@ impl Tables<'_> {
         let size = count.checked_mul(size_of::<T>() as u64)?;
         let file = self.elf.file_range_from(vaddr)?;
         let fits = size <= file.end - file.start;
-        fits.then(|| self.image.read(file.start, size).ok()).flatten()
+        fits.then(|| self.image.read(file.start, size).ok())
+            .flatten()
     }
 
     /// One value at `vaddr`.
     fn one<T: Pod + Copy>(&self, vaddr: u64) -> Option<T> {
-        from_bytes::<T>(&self.at::<T>(vaddr, 1)?).ok().map(|(value, _)| *value)
+        from_bytes::<T>(&self.at::<T>(vaddr, 1)?)
+            .ok()
+            .map(|(value, _)| *value)
     }
 
     /// Symbols behind a `DT_HASH` table: as many as it has chains.
