@@ -163,3 +163,6 @@ fn place(code: &Code<'_>, selected: &Selected<'_>) -> Option<AllocatorFunction> 
         point: probe_point::choose(&bytes, file_off, selected.kind)?,
     })
 }
+
+#[cfg(test)]
+mod tests;
