@@ -213,3 +213,129 @@ fn legacy_prefixes(bytes: &[u8]) -> impl Iterator<Item = u8> {
         )
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const IN_PLACE: [u8; 3] = [7, 6, 2];
+
+    /// Checks the point of `code`: bytes skipped, cost and where the arguments are.
+    #[track_caller]
+    fn assert_point(kind: u32, code: &[u8], skipped: u64, cost: Cost, arguments: [u8; 3]) {
+        let expected = ProbePoint {
+            file_off: 0x1000 + skipped,
+            cost,
+            skipped_bytes: skipped as u32,
+            arguments,
+        };
+        assert_eq!(choose(code, 0x1000, kind), Some(expected), "{code:02x?}");
+    }
+
+    #[test]
+    fn what_the_kernel_emulates_is_taken_where_it_stands() {
+        for code in [
+            &[0x55, 0xc3][..],                  // push rbp
+            &[0x41, 0x54, 0xc3],                // push r12
+            &[0x90, 0xc3],                      // nop
+            &[0xf3, 0x90, 0xc3],                // pause
+            &[0x66, 0x90, 0xc3],                // xchg ax, ax
+            &[0xeb, 0x10],                      // jmp short
+            &[0xe9, 0x10, 0, 0, 0],             // jmp near
+            &[0xf2, 0xe9, 0x10, 0, 0, 0],       // bnd jmp
+            &[0x74, 0x10, 0xc3],                // je short
+            &[0x0f, 0x84, 0x10, 0, 0, 0, 0xc3], // je near
+            &[0xe8, 0x10, 0, 0, 0, 0xc3],       // call
+        ] {
+            assert_point(kind::MALLOC, code, 0, Cost::Emulated, IN_PLACE);
+        }
+    }
+
+    #[test]
+    fn what_it_steps_over_is_skipped_for_something_better() {
+        for (code, skipped) in [
+            (&[0xf3, 0x0f, 0x1e, 0xfa, 0x55, 0xc3][..], 4), // endbr64; push rbp
+            (&[0x48, 0x85, 0xff, 0x74, 0x05, 0xc3], 3),     // test rdi, rdi; je
+            (&[0x0f, 0x1f, 0x40, 0, 0x53, 0xc3], 4),        // nop [rax]; push rbx
+            (&[0xff, 0xf5, 0x55, 0xc3], 0),                 // push rbp, the long way
+            (&[0x48, 0x55, 0xc3], 0),                       // rex.w push rbp
+            (&[0xe3, 0x05, 0x55, 0xc3], 0),                 // jrcxz ends the straight line
+            (&[0xff, 0xe0, 0x55], 0),                       // jmp rax
+            (&[0xc3, 0x55], 0),                             // ret
+        ] {
+            let cost = if skipped == 0 {
+                Cost::SingleStep
+            } else {
+                Cost::Emulated
+            };
+            assert_point(kind::MALLOC, code, skipped, cost, IN_PLACE);
+        }
+    }
+
+    #[test]
+    fn the_return_address_must_stay_under_the_stack_pointer() {
+        let code = [0x48, 0x83, 0xec, 0x08, 0x74, 0x01, 0xc3, 0xc3]; // sub rsp, 8; je
+        assert_point(kind::MALLOC, &code, 0, Cost::SingleStep, IN_PLACE);
+        assert_point(kind::FREE, &code, 4, Cost::Emulated, IN_PLACE);
+    }
+
+    #[test]
+    fn arguments_are_followed() {
+        // mov rsi, rdi; mov rdi, fs:[rax]; je
+        let moved = [
+            0x48, 0x89, 0xfe, 0x64, 0x48, 0x8b, 0x38, 0x74, 0x01, 0xc3, 0xc3,
+        ];
+        assert_point(kind::MALLOC, &moved, 7, Cost::Emulated, [6, 6, 2]);
+        // The second argument is lost then.
+        assert_point(kind::CALLOC, &moved, 0, Cost::SingleStep, IN_PLACE);
+        // mov r8, rdi; xor edi, edi; push rbp
+        let to_r8 = [0x49, 0x89, 0xf8, 0x31, 0xff, 0x55, 0xc3];
+        assert_point(kind::REALLOCARRAY, &to_r8, 5, Cost::Emulated, [8, 6, 2]);
+        // xor edi, edi; push rbp
+        let lost = [0x31, 0xff, 0x55, 0xc3];
+        assert_point(kind::FREE, &lost, 0, Cost::SingleStep, IN_PLACE);
+        assert_point(kind::MAPS_CHANGED, &lost, 2, Cost::Emulated, IN_PLACE);
+    }
+
+    #[test]
+    fn a_loop_back_makes_the_point_unusable() {
+        // test rdi, rdi; je +1; ret; jmp to the je
+        let to_point = [0x48, 0x85, 0xff, 0x74, 0x01, 0xc3, 0xeb, 0xfb];
+        assert_point(kind::FREE, &to_point, 0, Cost::SingleStep, IN_PLACE);
+        // ... to the first byte: another call in all but name.
+        let to_start = [0x48, 0x85, 0xff, 0x74, 0x01, 0xc3, 0xeb, 0xf8];
+        assert_point(kind::FREE, &to_start, 3, Cost::Emulated, IN_PLACE);
+    }
+
+    #[test]
+    fn what_the_kernel_refuses_is_never_chosen() {
+        for code in [
+            &[0xf0, 0xff, 0x07, 0xc3][..],   // lock inc
+            &[0x2e, 0x90, 0xc3],             // cs nop
+            &[0xc5, 0xf9, 0xef, 0xc0, 0xc3], // vpxor
+        ] {
+            let skipped = code.len() as u64 - 1;
+            assert_point(kind::MALLOC, code, skipped, Cost::SingleStep, IN_PLACE);
+        }
+        assert_eq!(choose(&[0xcc, 0x55], 0, kind::MALLOC), None); // int3
+        assert_eq!(choose(&[0xf4, 0xcc], 0, kind::MALLOC), None); // hlt
+        assert_eq!(choose(&[], 0, kind::MALLOC), None);
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_give_a_point_inside_or_none(
+            code in prop::collection::vec(any::<u8>(), 0..64),
+            file_off in any::<u64>(),
+            kind in 0_u32..16,
+        ) {
+            if let Some(point) = choose(&code, file_off, kind) {
+                prop_assert!((point.skipped_bytes as usize) < code.len());
+                prop_assert_eq!(point.file_off, file_off + u64::from(point.skipped_bytes));
+                prop_assert!(point.arguments.iter().all(|register| *register < 16));
+            }
+        }
+    }
+}
