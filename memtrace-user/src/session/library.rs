@@ -12,7 +12,6 @@ use std::{
 };
 
 use memtrace_common::{kind, unwind as wire};
-use object::read::ReadCache;
 
 use crate::{
     ids::{ObjectId, Pid},
@@ -182,14 +181,11 @@ impl Library {
 }
 
 fn find_sites(object: &Object) -> Sites {
-    let Some(file) = object.file() else {
+    let Some((image, elf)) = object.contents() else {
         return Sites::None;
     };
-    let Ok(file) = file.try_clone() else {
-        return Sites::None;
-    };
-    match allocator::discover(&ReadCache::new(file)) {
-        Ok(Discovery::Found(found)) => {
+    match allocator::discover(image, elf) {
+        Discovery::Found(found) => {
             for note in &found.notes {
                 log::info!("{}: {note}", object.path.display());
             }
@@ -203,12 +199,8 @@ fn find_sites(object: &Object) -> Sites {
             sites.sort_by_key(|site| attach_order(site.kind));
             Sites::Found(sites.into(), format!("{:?}", found.flavour).to_lowercase())
         }
-        Ok(Discovery::Absent(Absence::Stripped)) => Sites::Hidden,
-        Ok(Discovery::Absent(Absence::Imported)) => Sites::None,
-        Err(error) => {
-            log::debug!("{}: {error}", object.path.display());
-            Sites::None
-        }
+        Discovery::Absent(Absence::Stripped | Absence::Unknown) => Sites::Hidden,
+        Discovery::Absent(Absence::Imported) => Sites::None,
     }
 }
 

@@ -1,33 +1,32 @@
 //! Which allocator functions an object defines, and where each is probed.
 //!
-//! [`discover`] takes one ELF object (bytes, or a reader over an open file) and gives an [`Allocator`] or the
-//! reason why there is none. An object that merely imports `malloc` has none; neither has libstdc++, whose
-//! `operator new` is a caller of `malloc` like any other. Which objects a process has, and opening them, is
-//! not done here.
+//! [`discover`] takes one opened ELF object and gives an [`Allocator`] or the reason why there is none. An object that
+//! merely imports `malloc` has none; neither has libstdc++, whose `operator new` is a caller of `malloc` like any
+//! other. The steps: `survey` reads the names, `selection` decides which of them count, [`probe_point`] finds the
+//! instruction.
 //!
-//! All allocators of a process are probed, not only the one that the dynamic linker resolves `malloc` to: a preloaded one is
-//! called by the program, libc's own by an interposer, a prefixed family by those who linked it, and a library can be
-//! bound to another `malloc` than the program. The outermost call of a thread counts, so nothing counts twice.
-//!
-//! The steps: [`survey`] reads the names, [`selection`] decides which of them
-//! count, [`probe_point`] finds the instruction.
+//! Of a process, every allocator it maps counts, not only the one that the dynamic linker resolves `malloc` to.
+//! Preloaded allocators and interposers are called by the program; libc's own is called by the interposer and, as
+//! `__libc_malloc`, by libc itself; prefixed families are called by those who linked them; and a library can be bound
+//! to another `malloc` than the program (`RTLD_DEEPBIND`, `-Bsymbolic`, `dlmopen`). The outermost call of a thread is
+//! the one that counts, so nothing is counted twice.
 
-mod binary;
+mod code;
 mod names;
 pub mod probe_point;
+mod registers;
 mod routing;
 mod selection;
 mod survey;
+mod symbols;
 
-use object::ReadRef;
-
-pub use self::binary::ElfError;
 use self::{
-    binary::Binary,
-    probe_point::ProbePoint,
-    routing::Router,
-    selection::Selected,
-    survey::Survey,
+    code::Code, probe_point::ProbePoint, routing::Router, selection::Selected, survey::Survey,
+    symbols::Symbols,
+};
+use super::{
+    elf::{Elf, ElfKind},
+    image::Image,
 };
 
 /// Bytes of a function that are searched for branches back to its beginning; a longer one is cut here.
@@ -88,9 +87,12 @@ pub enum Absence {
     /// It uses the allocator of another object, or none.
     #[error("uses the allocator of another object")]
     Imported,
-    /// It is linked statically and its symbols were stripped: whatever it allocates cannot be found.
-    #[error("no allocator symbols found: statically linked and stripped")]
+    /// It is a program that uses no other object: its allocator is inside, and without a name.
+    #[error("no allocator symbols found: linked statically and stripped of symbols")]
     Stripped,
+    /// As before, but its functions have names: it allocates in a way of its own (Go programs do).
+    #[error("no known allocator found: linked statically with one of its own")]
+    Unknown,
 }
 
 /// What [`discover`] found.
@@ -102,59 +104,65 @@ pub enum Discovery {
     Absent(Absence),
 }
 
-/// Finds the allocator functions of the x86-64 ELF object in `data`.
+/// Finds the allocator functions of an object.
 ///
-/// `data` is a slice, or a `&object::ReadCache` over a file: only tables and the looked-at code are read then.
-///
-/// # Errors
-///
-/// [`ElfError`] when the file is no x86-64 executable or shared library, or its headers are damaged. Damage
-/// further in hides functions, but is no error.
-pub fn discover<'data, R: ReadRef<'data>>(data: R) -> Result<Discovery, ElfError> {
-    let binary = Binary::parse(data)?;
-    let survey = Survey::of(&binary);
-    let services = survey.services(&binary);
+/// Of the file only symbol tables, relocations and the looked-at code are read. Damage in them hides functions, but
+/// is no error.
+#[must_use]
+pub fn discover(image: &Image, elf: &Elf) -> Discovery {
+    let symbols = Symbols::read(image, elf);
+    let survey = Survey::of(&symbols);
+    let services = survey.services(&symbols);
     let flavour = survey.flavour();
-    let selected = selection::select(&survey, flavour, &Router::new(&binary, &services));
+    let code = Code::new(image, elf);
     let mut functions = Vec::new();
     let mut notes = survey.notes();
-    for function in selected {
-        match place(&binary, &function) {
-            Some(placed) => functions.push(placed),
-            None => notes.push(format!("`{}` cannot be probed", function.candidate.name)),
+    for selected in selection::select(&survey, flavour, &Router::new(&code, &services)) {
+        match place(&code, &selected) {
+            Some(function) => functions.push(function),
+            None => notes.push(format!("`{}` cannot be probed", selected.candidate.name)),
         }
     }
-    notes.extend(binary.notes().iter().cloned());
-    Ok(if !functions.is_empty() {
-        Discovery::Found(Allocator {
-            flavour,
-            functions,
-            notes,
-        })
-    } else if binary.is_opaque() {
-        Discovery::Absent(Absence::Stripped)
-    } else {
-        Discovery::Absent(Absence::Imported)
+    notes.extend_from_slice(symbols.notes());
+    if functions.is_empty() {
+        return Discovery::Absent(absence(elf, &symbols));
+    }
+    Discovery::Found(Allocator {
+        flavour,
+        functions,
+        notes,
     })
 }
 
+fn absence(elf: &Elf, symbols: &Symbols) -> Absence {
+    let is_program = elf.kind == ElfKind::Executable || symbols.is_pie();
+    match (
+        is_program && !symbols.needs_others(),
+        symbols.has_own_names(),
+    ) {
+        (false, _) => Absence::Imported,
+        (true, false) => Absence::Stripped,
+        (true, true) => Absence::Unknown,
+    }
+}
+
 /// Finds the function in the file and chooses the point.
-fn place<'data, R: ReadRef<'data>>(
-    binary: &Binary<'data, R>,
-    selected: &Selected<'_>,
-) -> Option<AllocatorFunction> {
+fn place(code: &Code<'_>, selected: &Selected<'_>) -> Option<AllocatorFunction> {
     let candidate = selected.candidate;
     let len = match candidate.size {
         0 => UNKNOWN_FUNCTION_BYTES,
         size => size.min(MAX_FUNCTION_BYTES),
     };
-    let file_off = binary.file_off(candidate.rel)?;
-    let code = binary.code(candidate.rel, len)?;
+    let file_off = code.file_off(candidate.rel)?;
+    let bytes = code.bytes(candidate.rel, len)?;
     Some(AllocatorFunction {
         name: candidate.name.clone(),
         kind: selected.kind,
         rel: candidate.rel,
         file_off,
-        point: probe_point::choose(code, file_off, selected.kind)?,
+        point: probe_point::choose(&bytes, file_off, selected.kind)?,
     })
 }
+
+#[cfg(test)]
+mod tests;

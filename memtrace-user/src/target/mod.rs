@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! pid ─► maps (where) ─► store ─► object (what: an open file, its ELF facts)
+//!                                      └► allocator (where it is probed)
 //! ```
 //!
 //! Reads /proc and files. Knows nothing of unwind rows, probes or events. Whatever a traced program maps is input

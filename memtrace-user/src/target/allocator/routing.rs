@@ -7,18 +7,19 @@
 //! The walk follows every direct branch from the entry, and direct calls one level deep. A path is settled as
 //! soon as it calls or jumps to an allocator function (in this object, or through a PLT stub or GOT slot whose
 //! relocation names one). A path that returns without having called anything or written memory outside its own
-//! frame did nothing (`free(NULL)`), one that never returns (`throw`) does not count; any other path that
-//! returns did the work [itself](Routing::Partly). The walk is bounded; what it has not seen counts as work.
+//! frame did nothing (`free(NULL)`), nor did an allocating one that returns null; one that never returns (`throw`)
+//! does not count; any other path that returns did the work [itself](Routing::Partly). The walk is bounded; what
+//! it has not seen counts as work.
 
 use std::collections::{HashMap, HashSet};
 
-use iced_x86::{
-    FlowControl, Instruction, InstructionInfoFactory, Mnemonic, OpAccess, OpKind, Register,
-};
+use iced_x86::{FlowControl, Instruction, InstructionInfoFactory, Mnemonic, OpKind, Register};
 use memtrace_common::kind;
-use object::ReadRef;
 
-use super::binary::Binary;
+use super::{
+    code::Code,
+    registers::{RegisterSet, writes},
+};
 
 /// Instructions that one question may cost, called functions included.
 const MAX_INSTRUCTIONS: usize = 1500;
@@ -48,6 +49,12 @@ impl Service {
         }
     }
 
+    /// Whether null, returned, means that nothing was done: not of `posix_memalign`, where it is success, nor of
+    /// `realloc`, which may have freed.
+    fn fails_with_null(self) -> bool {
+        matches!(self, Self::Allocates(kind) if kind != kind::POSIX_MEMALIGN && kind != kind::REALLOC)
+    }
+
     /// Whether both allocate, or both free.
     fn is_like(self, other: Self) -> bool {
         std::mem::discriminant(&self) == std::mem::discriminant(&other)
@@ -65,6 +72,8 @@ pub(super) enum Routing {
     Always {
         /// Whether the other function gets the first argument as it came.
         argument_kept: bool,
+        /// Whether the other function takes its place, with the same caller: it is jumped to, not called.
+        by_jump: bool,
     },
 }
 
@@ -79,9 +88,9 @@ pub(super) struct Services {
 
 /// Answers [`Router::routing`] for the functions of one object.
 #[derive(Debug)]
-pub(super) struct Router<'binary, 'data, R: ReadRef<'data>> {
-    binary: &'binary Binary<'data, R>,
-    services: &'binary Services,
+pub(super) struct Router<'a> {
+    code: &'a Code<'a>,
+    services: &'a Services,
 }
 
 /// Where a call or jump goes.
@@ -96,10 +105,12 @@ enum Callee {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 struct Path {
     at: u64,
-    /// Registers that hold the function's first argument, as a bit set by register number.
-    argument: u16,
+    /// Registers that hold the function's first argument.
+    argument: RegisterSet,
     /// Whether it has called unknown code or written memory outside its frame.
     worked: bool,
+    /// Whether the result, as it stands, is null.
+    returns_null: bool,
 }
 
 /// What the paths of one function came to.
@@ -107,13 +118,14 @@ struct Path {
 struct Outcome {
     reached: bool,
     argument_kept: bool,
+    by_jump: bool,
     own_work: bool,
     returned_idle: bool,
 }
 
-impl<'binary, 'data, R: ReadRef<'data>> Router<'binary, 'data, R> {
-    pub(super) fn new(binary: &'binary Binary<'data, R>, services: &'binary Services) -> Self {
-        Self { binary, services }
+impl<'a> Router<'a> {
+    pub(super) fn new(code: &'a Code<'a>, services: &'a Services) -> Self {
+        Self { code, services }
     }
 
     /// How the function of `size` bytes at `rel` (0: unknown size) comes to `wanted`.
@@ -123,32 +135,25 @@ impl<'binary, 'data, R: ReadRef<'data>> Router<'binary, 'data, R> {
         match outcome {
             Outcome { reached: false, .. } => Routing::Never,
             Outcome { own_work: true, .. } => Routing::Partly,
-            Outcome { argument_kept, .. } => Routing::Always { argument_kept },
-        }
-    }
-
-    /// What the function at `rel` is a mere jump to, when it is nothing else.
-    pub(super) fn alias_of(&self, rel: u64) -> Option<Service> {
-        let first = self.first_instruction(rel)?;
-        let target = match first.flow_control() {
-            FlowControl::UnconditionalBranch => self.resolve(first.near_branch_target()),
-            FlowControl::IndirectBranch => self.slot(&first),
-            _ => Callee::Unknown,
-        };
-        match target {
-            Callee::Service(service) => Some(service),
-            Callee::Code(_) | Callee::Unknown => None,
+            Outcome {
+                argument_kept,
+                by_jump,
+                ..
+            } => Routing::Always {
+                argument_kept,
+                by_jump,
+            },
         }
     }
 
     /// The first instruction at or behind `rel` that does anything.
     fn first_instruction(&self, rel: u64) -> Option<Instruction> {
-        let mut instruction = self.binary.instruction(rel)?;
+        let mut instruction = self.code.instruction(rel)?;
         for _ in 0..MAX_HOPS {
             if !matches!(instruction.mnemonic(), Mnemonic::Nop | Mnemonic::Endbr64) {
                 return Some(instruction);
             }
-            instruction = self.binary.instruction(instruction.next_ip())?;
+            instruction = self.code.instruction(instruction.next_ip())?;
         }
         None
     }
@@ -169,13 +174,15 @@ impl<'binary, 'data, R: ReadRef<'data>> Router<'binary, 'data, R> {
             depth,
             todo: vec![Path {
                 at: entry,
-                argument: bit(Register::RDI),
+                argument: RegisterSet::of(Register::RDI),
                 worked: false,
+                returns_null: false,
             }],
             seen: HashSet::new(),
             outcome: Outcome {
                 reached: false,
                 argument_kept: true,
+                by_jump: true,
                 own_work: false,
                 returned_idle: false,
             },
@@ -220,8 +227,8 @@ impl<'binary, 'data, R: ReadRef<'data>> Router<'binary, 'data, R> {
 }
 
 /// One walk over one function.
-struct Walk<'router, 'binary, 'data, R: ReadRef<'data>> {
-    router: &'router Router<'binary, 'data, R>,
+struct Walk<'a> {
+    router: &'a Router<'a>,
     entry: u64,
     /// The first byte behind the function, where that is known.
     end: Option<u64>,
@@ -233,11 +240,11 @@ struct Walk<'router, 'binary, 'data, R: ReadRef<'data>> {
     facts: InstructionInfoFactory,
 }
 
-impl<'data, R: ReadRef<'data>> Walk<'_, '_, 'data, R> {
+impl Walk<'_> {
     /// Follows `path` in a straight line until it ends or branches.
     fn follow(&mut self, mut path: Path, budget: &mut usize) {
         let began_inside = self.contains(path.at);
-        while let Some(instruction) = self.router.binary.instruction(path.at) {
+        while let Some(instruction) = self.router.code.instruction(path.at) {
             if *budget == 0 {
                 self.outcome.own_work = true;
                 return;
@@ -279,7 +286,7 @@ impl<'data, R: ReadRef<'data>> Walk<'_, '_, 'data, R> {
                 false
             }
             FlowControl::Return => {
-                self.finish(path.worked);
+                self.finish(path);
                 false
             }
             FlowControl::Call if instruction.op0_kind() == OpKind::NearBranch64 => {
@@ -303,7 +310,9 @@ impl<'data, R: ReadRef<'data>> Walk<'_, '_, 'data, R> {
             other => other,
         };
         match target {
-            Callee::Service(service) if service.is_like(self.wanted) => self.settle(path.argument),
+            Callee::Service(service) if service.is_like(self.wanted) => {
+                self.settle(path.argument, true)
+            }
             Callee::Service(Service::NeverReturns) => {}
             Callee::Code(at) => self.todo.push(Path { at, ..path }),
             Callee::Service(_) | Callee::Unknown => self.outcome.own_work = true,
@@ -318,82 +327,83 @@ impl<'data, R: ReadRef<'data>> Walk<'_, '_, 'data, R> {
         };
         match callee {
             Callee::Service(service) if service.is_like(self.wanted) => {
-                self.settle(path.argument);
+                self.settle(path.argument, false);
                 return false;
             }
             Callee::Service(Service::NeverReturns) => return false,
             Callee::Code(at) if self.depth > 0 && at != self.entry => {
                 let inner = self.router.walk(at, 0, self.wanted, self.depth - 1, budget);
                 if inner.reached && !inner.own_work && !inner.returned_idle {
-                    self.settle(if inner.argument_kept {
+                    let argument = if inner.argument_kept {
                         path.argument
                     } else {
-                        0
-                    });
+                        RegisterSet::EMPTY
+                    };
+                    self.settle(argument, false);
                     return false;
                 }
                 self.outcome.reached |= inner.reached;
                 self.outcome.own_work |= inner.reached;
             }
-            Callee::Service(_) | Callee::Code(_) | Callee::Unknown => {}
+            // To free on the way is work, even if null is returned then.
+            Callee::Service(_) => self.outcome.own_work = true,
+            Callee::Code(_) | Callee::Unknown => {}
         }
         path.worked = true;
-        path.argument &= CALL_PRESERVED;
+        path.returns_null = false;
+        path.argument = path.argument.after_call();
         true
     }
 
-    /// The path has handed its work over, with `argument` holding the registers that are still as they came.
-    fn settle(&mut self, argument: u16) {
+    /// The path has handed its work over, with `argument` telling where the first argument still is.
+    fn settle(&mut self, argument: RegisterSet, by_jump: bool) {
         self.outcome.reached = true;
-        self.outcome.argument_kept &= argument & bit(Register::RDI) != 0;
+        self.outcome.argument_kept &= argument.contains(Register::RDI);
+        self.outcome.by_jump &= by_jump;
     }
 
     /// The path returns without having handed anything over.
-    fn finish(&mut self, worked: bool) {
-        self.outcome.own_work |= worked;
-        self.outcome.returned_idle |= !worked;
+    fn finish(&mut self, path: &Path) {
+        let failed = path.returns_null && self.wanted.fails_with_null();
+        let idle = failed || !path.worked;
+        self.outcome.own_work |= !idle;
+        self.outcome.returned_idle |= idle;
     }
 
-    /// Keeps track of where the first argument lies and of writes to memory.
+    /// Keeps track of where the first argument lies, of the result, and of writes to memory.
     fn note_effects(&mut self, instruction: &Instruction, path: &mut Path) {
-        let copies_argument = instruction.mnemonic() == Mnemonic::Mov
-            && instruction.op0_kind() == OpKind::Register
-            && instruction.op1_kind() == OpKind::Register
-            && instruction.op1_register().is_gpr64()
-            && path.argument & bit(instruction.op1_register()) != 0;
         let facts = self.facts.info(instruction);
-        for used in facts.used_registers() {
-            if writes(used.access()) {
-                path.argument &= !bit(used.register());
-            }
+        path.argument = path.argument.after(instruction, facts);
+        let result = RegisterSet::of(Register::RAX).after(instruction, facts);
+        if sets_null(instruction) {
+            path.returns_null = true;
+        } else if !result.contains(Register::RAX) {
+            path.returns_null = false;
         }
         path.worked |= facts
             .used_memory()
             .iter()
             .any(|used| writes(used.access()) && used.base() != Register::RSP);
-        if copies_argument {
-            path.argument |= bit(instruction.op0_register());
+    }
+}
+
+/// Whether it sets the result register to zero.
+fn sets_null(instruction: &Instruction) -> bool {
+    let to_result = instruction.op0_kind() == OpKind::Register
+        && instruction.op0_register().full_register() == Register::RAX;
+    match instruction.mnemonic() {
+        Mnemonic::Xor => to_result && instruction.op1_register() == instruction.op0_register(),
+        Mnemonic::Mov => {
+            to_result
+                && instruction.op1_kind() != OpKind::Register
+                && is_immediate_zero(instruction)
         }
+        _ => false,
     }
 }
 
-/// Registers that a called function leaves as they are (System V ABI, x86-64 supplement 3.2.1).
-const CALL_PRESERVED: u16 = (1 << 3) | (1 << 5) | (0xf << 12);
-
-/// The bit of a general-purpose register, by its number in the instruction encoding; 0 for any other.
-fn bit(register: Register) -> u16 {
-    let full = register.full_register();
-    if full.is_gpr64() {
-        1 << full.number()
-    } else {
-        0
-    }
-}
-
-/// Whether an access may change what it touches.
-pub(super) fn writes(access: OpAccess) -> bool {
-    !matches!(
-        access,
-        OpAccess::None | OpAccess::Read | OpAccess::CondRead | OpAccess::NoMemAccess
-    )
+fn is_immediate_zero(instruction: &Instruction) -> bool {
+    instruction
+        .try_immediate(1)
+        .is_ok_and(|immediate| immediate == 0)
 }

@@ -9,15 +9,16 @@
 //! | frees | always, the block unchanged | no |
 //! | frees | sometimes, or another address | as `FREE_OUTER` |
 //! | frees | never | as `FREE` (`FREE_OUTER` in an [interposer](Flavour::Interposer)) |
-//! | allocates | is a mere jump to a function of the same kind | no |
+//! | allocates | always, by a jump as its last act | no |
 //! | allocates | otherwise | yes |
 //! | all operators of the object | always | none of them |
 //!
-//! The last line treats `operator new` and `delete` together: a program that puts a header in front of each block
-//! changes the address in both, and must be watched either inside of them or outside, not half and half.
+//! A jump leaves the same caller on the stack, so the other function sees all there is to see; where there is a call,
+//! the outer function is probed for its caller's sake. The last line treats `operator new` and `delete` together: a
+//! program that puts a header in front of each block changes the address in both, and must be watched either inside
+//! of them or outside, not half and half.
 
 use memtrace_common::kind;
-use object::ReadRef;
 
 use super::{
     Flavour,
@@ -36,10 +37,10 @@ pub(super) struct Selected<'survey> {
 
 /// Applies the table above. Of glibc's dynamic linker only the announcement of loaded objects is taken: the
 /// `malloc` it exported up to glibc 2.31 serves itself, before libc is there, from memory it never gives back.
-pub(super) fn select<'survey, 'data, R: ReadRef<'data>>(
+pub(super) fn select<'survey>(
     survey: &'survey Survey,
     flavour: Flavour,
-    router: &Router<'_, 'data, R>,
+    router: &Router<'_>,
 ) -> Vec<Selected<'survey>> {
     let is_relevant = |candidate: &&Candidate| {
         flavour != Flavour::Linker || candidate.known.kind == kind::MAPS_CHANGED
@@ -60,9 +61,7 @@ pub(super) fn select<'survey, 'data, R: ReadRef<'data>>(
         .filter_map(|(candidate, routing)| {
             let kind = match Service::of_kind(candidate.known.kind) {
                 Some(Service::Frees) => free_kind(candidate, routing, flavour)?,
-                service if service.is_some() && router.alias_of(candidate.rel) == service => {
-                    return None;
-                }
+                _ if hands_over_allocation(candidate, routing) => return None,
                 _ => candidate.known.kind,
             };
             Some(Selected { candidate, kind })
@@ -74,13 +73,22 @@ fn is_operator(candidate: &Candidate) -> bool {
     candidate.known.space == NameSpace::Operator
 }
 
-fn routing<'data, R: ReadRef<'data>>(
-    candidate: &Candidate,
-    router: &Router<'_, 'data, R>,
-) -> Routing {
+fn routing(candidate: &Candidate, router: &Router<'_>) -> Routing {
     Service::of_kind(candidate.known.kind).map_or(Routing::Never, |service| {
         router.routing(candidate.rel, candidate.size, service)
     })
+}
+
+/// Whether the function that an allocating one always jumps to sees the same call. `pvalloc` hands on a rounded size,
+/// and the size that counts is the one it was asked for.
+fn hands_over_allocation(candidate: &Candidate, routing: Routing) -> bool {
+    match routing {
+        Routing::Always {
+            by_jump,
+            argument_kept,
+        } => by_jump && (argument_kept || candidate.known.kind != kind::PVALLOC),
+        Routing::Never | Routing::Partly => false,
+    }
 }
 
 /// As what a freeing function is probed; none when another one sees all of its calls.
@@ -88,9 +96,11 @@ fn free_kind(candidate: &Candidate, routing: Routing, flavour: Flavour) -> Optio
     match routing {
         Routing::Always {
             argument_kept: true,
+            ..
         } => None,
         Routing::Always {
             argument_kept: false,
+            ..
         }
         | Routing::Partly => Some(kind::FREE_OUTER),
         Routing::Never

@@ -4,13 +4,11 @@
 
 use std::collections::BTreeMap;
 
-use object::ReadRef;
-
 use super::{
     Flavour,
-    binary::{Binary, Slot, Symbol},
     names::{self, Function, Mark, Name, NameSpace},
     routing::{Service, Services},
+    symbols::{Slot, Symbol, Symbols},
 };
 
 /// Functions that are taken from one object; the largest allocator known (mimalloc) has 60.
@@ -42,11 +40,11 @@ pub(super) struct Survey {
 }
 
 impl Survey {
-    /// Goes through all symbols of `binary`, and through its imports if there is any use.
-    pub(super) fn of<'data, R: ReadRef<'data>>(binary: &Binary<'data, R>) -> Self {
+    /// Goes through all symbols, and through its imports if there is any use.
+    pub(super) fn of(symbols: &Symbols) -> Self {
         let mut survey = Self::default();
         let mut candidates = BTreeMap::new();
-        for symbol in binary.defined() {
+        for symbol in symbols.defined() {
             match names::lookup(symbol.name) {
                 Some(Name::Function(known)) if is_candidate(&symbol, known) => {
                     consider(&mut candidates, &symbol, known);
@@ -59,7 +57,7 @@ impl Survey {
         survey.left_out = candidates.len().saturating_sub(MAX_FUNCTIONS);
         survey.candidates = candidates.into_values().take(MAX_FUNCTIONS).collect();
         if !survey.candidates.is_empty() {
-            survey.note_imports(binary);
+            survey.note_imports(symbols);
         }
         survey
     }
@@ -97,8 +95,8 @@ impl Survey {
         }
     }
 
-    /// Everything that code of `binary` could hand its work to.
-    pub(super) fn services<'data, R: ReadRef<'data>>(&self, binary: &Binary<'data, R>) -> Services {
+    /// Everything that code of the object could hand its work to.
+    pub(super) fn services(&self, symbols: &Symbols) -> Services {
         let mut services = Services::default();
         if self.candidates.is_empty() {
             return services;
@@ -113,7 +111,7 @@ impl Survey {
         services
             .functions
             .extend(never_return.map(|rel| (*rel, Service::NeverReturns)));
-        for (word, slot) in binary.slots() {
+        for (word, slot) in symbols.slots() {
             match slot {
                 Slot::Symbol(name) => services
                     .slots
@@ -129,8 +127,8 @@ impl Survey {
         services
     }
 
-    fn note_imports<'data, R: ReadRef<'data>>(&mut self, binary: &Binary<'data, R>) {
-        for name in binary.imports() {
+    fn note_imports(&mut self, symbols: &Symbols) {
+        for name in symbols.imports() {
             match name {
                 b"dlsym" => self.imports_dlsym = true,
                 b"malloc" | b"free" => self.imports_allocator = true,
