@@ -152,7 +152,7 @@ impl Memtrace {
     /// # Errors
     ///
     /// Fails when there is none.
-    pub fn new() -> Result<Builder> {
+    pub fn built() -> Result<Builder> {
         Ok(Self::at(&binary()?))
     }
 
@@ -243,6 +243,15 @@ impl Memtrace {
     /// Fails when it is gone.
     pub fn signal(&self, signal: Signal) -> Result<()> {
         Ok(kill(Pid::from_raw(self.child.id().cast_signed()), signal)?)
+    }
+
+    /// Waits until it is gone, however it ends.
+    ///
+    /// # Errors
+    ///
+    /// Fails when it does not end.
+    pub fn wait_killed(&mut self) -> Result<ExitStatus> {
+        wait::until("the end of memtrace", || Ok(self.child.try_wait()?))
     }
 
     /// Stops it with SIGINT and waits for its end.

@@ -166,6 +166,18 @@ impl Report {
         Ok(all[0])
     }
 
+    /// The program that a process runs now, or ran last.
+    ///
+    /// # Errors
+    ///
+    /// Fails when the report does not have the process.
+    pub fn current(&self, pid: u32) -> Result<&Process> {
+        let all = self.generations(pid);
+        all.last()
+            .copied()
+            .with_context(|| format!("no process {pid}; the report has {:?}", self.pids()))
+    }
+
     /// Ids of all processes.
     #[must_use]
     pub fn pids(&self) -> Vec<u32> {
