@@ -1,0 +1,43 @@
+//! `bench`: what memtrace costs.
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+
+use crate::{setup, shell};
+
+/// Measures memtrace.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    #[command(subcommand)]
+    what: Option<What>,
+}
+
+/// What is measured; `micro` when nothing is said.
+#[derive(Debug, clap::Subcommand)]
+enum What {
+    /// The collector's own steps, with criterion.
+    Micro {
+        /// Only benchmarks whose name contains this, and criterion's other arguments.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<String>,
+    },
+}
+
+/// Runs the benchmarks.
+pub(crate) fn main(args: &Args) -> Result<ExitCode> {
+    setup::build_tools()?;
+    match &args.what {
+        None => micro(&[])?,
+        Some(What::Micro { args }) => micro(args)?,
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Criterion's benchmarks of memtrace-user.
+fn micro(args: &[String]) -> Result<()> {
+    let mut cargo = shell::cargo();
+    // Without `--benches` the library's own (empty) libtest bench would be handed criterion's arguments.
+    cargo.args(["bench", "--package=memtrace-user", "--bench=*", "--"]);
+    shell::run(cargo.args(args))
+}
