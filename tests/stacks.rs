@@ -385,7 +385,7 @@ fn generated_code_cuts_the_stack_and_says_so() -> Result<()> {
         site.frames
     );
     ensure!(report.trust.cut_stacks > 0, "the cut is not counted");
-    figure::show(&format!("{}", reason.unwrap_or_default()));
+    figure::show(reason.unwrap_or_default());
     Ok(())
 }
 

@@ -4,7 +4,6 @@ use std::{
     ffi::OsString,
     fs,
     os::unix::process::CommandExt as _,
-    path::PathBuf,
     process::{Child, Command, ExitStatus, Stdio},
 };
 
@@ -27,7 +26,7 @@ pub struct Builder {
     program: String,
     link: Link,
     args: Vec<OsString>,
-    preload: Option<PathBuf>,
+    environment: Vec<(OsString, OsString)>,
     name: Option<String>,
 }
 
@@ -71,8 +70,14 @@ impl Builder {
 
     /// Preloads a shared object.
     #[must_use]
-    pub fn preload(mut self, object: impl Into<PathBuf>) -> Self {
-        self.preload = Some(object.into());
+    pub fn preload(self, object: impl Into<OsString>) -> Self {
+        self.environment("LD_PRELOAD", object)
+    }
+
+    /// Sets an environment variable.
+    #[must_use]
+    pub fn environment(mut self, name: impl Into<OsString>, value: impl Into<OsString>) -> Self {
+        self.environment.push((name.into(), value.into()));
         self
     }
 
@@ -113,9 +118,7 @@ impl Builder {
             .args(&self.args)
             .stdout(Stdio::piped())
             .process_group(0);
-        if let Some(object) = &self.preload {
-            command.env("LD_PRELOAD", object);
-        }
+        command.envs(self.environment);
         let mut child = command
             .spawn()
             .with_context(|| format!("failed to start `{}`", path.display()))?;
@@ -136,7 +139,7 @@ impl Workload {
             program: program.to_owned(),
             link: Link::Dynamic,
             args: Vec::new(),
-            preload: None,
+            environment: Vec::new(),
             name: None,
         }
     }

@@ -1,17 +1,19 @@
 /*
- * loop THREADS CHUNKS: a tight malloc and free of 64 bytes in every thread. Prints the nanoseconds of thread CPU
- * time that a pair takes: the median over CHUNKS chunks of about a millisecond, of the median thread.
+ * loop THREADS MS: a tight malloc and free of 64 bytes in every thread, for MS milliseconds. Prints the nanoseconds of
+ * thread CPU time that a pair takes: the median over chunks of PAIRS, of the median thread.
  *
  * CPU time of the thread, not wall time: neighbours on a shared machine do not count.
  */
 #include "truth.h"
 #include <pthread.h>
 
-#define PAIRS 2000
+#define PAIRS 500
+#define CHUNKS 65536
 #define THREADS 64
 
 static pthread_barrier_t start, end;
-static long chunks;
+static double wanted_ns;
+static double samples[THREADS][CHUNKS];
 static double medians[THREADS];
 
 static int ascending(const void *a, const void *b) {
@@ -32,14 +34,24 @@ NOINLINE static void pairs(void) {
     }
 }
 
+static double wall_ns(void) {
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (double)now.tv_sec * 1e9 + (double)now.tv_nsec;
+}
+
 static void *work(void *argument) {
-    double *each = argument;
+    long me = (long)(intptr_t)argument, n = 0;
+    double stop;
     pthread_barrier_wait(&start);
-    for (long i = 0; i < chunks; i++) {
+    stop = wall_ns() + wanted_ns;
+    while (n < CHUNKS && (n < 5 || wall_ns() < stop)) {
         double began = thread_ns();
         pairs();
-        each[i] = (thread_ns() - began) / PAIRS;
+        samples[me][n++] = (thread_ns() - began) / PAIRS;
     }
+    qsort(samples[me], (size_t)n, sizeof **samples, ascending);
+    medians[me] = samples[me][n / 2];
     pthread_barrier_wait(&end);
     truth_stay();
 }
@@ -47,24 +59,17 @@ static void *work(void *argument) {
 int main(int argc, char **argv) {
     int threads = argc > 1 ? atoi(argv[1]) : 1;
     pthread_t ids[THREADS];
-    double *each[THREADS];
     char line[64];
-    chunks = argc > 2 ? atol(argv[2]) : 40;
-    if (threads < 1 || threads > THREADS || chunks < 1) return 2;
+    wanted_ns = (argc > 2 ? atof(argv[2]) : 300) * 1e6;
+    if (threads < 1 || threads > THREADS) return 2;
     truth_block_go();
     pthread_barrier_init(&start, NULL, (unsigned)threads + 1);
     pthread_barrier_init(&end, NULL, (unsigned)threads + 1);
-    for (int i = 0; i < threads; i++) {
-        each[i] = calloc((size_t)chunks, sizeof **each);
-        if (!each[i] || pthread_create(&ids[i], NULL, work, each[i]) != 0) return 2;
-    }
+    for (int i = 0; i < threads; i++)
+        if (pthread_create(&ids[i], NULL, work, (void *)(intptr_t)i) != 0) return 2;
     truth_ready();
     pthread_barrier_wait(&start);
     pthread_barrier_wait(&end);
-    for (int i = 0; i < threads; i++) {
-        qsort(each[i], (size_t)chunks, sizeof **each, ascending);
-        medians[i] = each[i][chunks / 2];
-    }
     qsort(medians, (size_t)threads, sizeof *medians, ascending);
     truth_line(line, snprintf(line, sizeof line, "{\"ns_per_pair\":%.1f}\n", medians[threads / 2]));
     return 0;
