@@ -4,3 +4,4 @@
 //! record means is not known here.
 
 pub mod decode;
+pub mod pump;

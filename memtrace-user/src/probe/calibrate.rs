@@ -43,7 +43,7 @@ pub(super) fn measure(probes: &Probes) -> anyhow::Result<Calibration> {
             Ok(probes.maps.stats()?.entries[kind as usize])
         };
         let before = hits(probes)?;
-        let links = attach_to_self(&probes.programs, kind)?;
+        let links = attach_to_self(&probes.attacher().programs, kind)?;
         let probed = time_calls();
         drop(links);
         anyhow::ensure!(

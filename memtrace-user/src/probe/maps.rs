@@ -35,6 +35,12 @@ impl MappedArray {
         Ok(Self { memory, _map: map })
     }
 
+    /// Number of words in the array.
+    #[must_use]
+    pub fn word_count(&self) -> usize {
+        self.memory.len() / 8
+    }
+
     /// The array as words.
     pub fn words(&mut self) -> &mut [u64] {
         let length = self.memory.len() / 8;
@@ -51,20 +57,35 @@ impl MappedArray {
     }
 }
 
-/// Every map the collector uses.
-pub struct Maps {
-    /// Allocator events; taken by the drain.
-    pub events: Option<Ring>,
-    /// Stacks; taken by the drain.
-    pub stacks: Option<Ring>,
-    /// Notices; taken by the session.
-    pub notices: Option<Ring>,
+/// What the probes write and one thread each reads.
+pub struct Rings {
+    /// Allocator calls and process changes.
+    pub events: Ring,
+    /// Stacks, each once.
+    pub stacks: Ring,
+    /// What the session must act on.
+    pub notices: Ring,
+}
+
+impl std::fmt::Debug for Rings {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Rings").finish_non_exhaustive()
+    }
+}
+
+/// What the collector writes and the stack walk reads.
+#[derive(Debug)]
+pub struct Arrays {
     /// Unwind rows.
     pub rows: MappedArray,
     /// Text pages.
     pub pages: MappedArray,
     /// Executable mappings of all processes.
     pub mappings: MappedArray,
+}
+
+/// The tables of processes and objects, and the counters.
+pub struct Maps {
     /// Traced processes.
     pub processes: HashMap<MapData, u32, Process>,
     /// Objects with loaded rows.
@@ -78,22 +99,37 @@ impl std::fmt::Debug for Maps {
     }
 }
 
-impl Maps {
-    /// Takes the maps out of a loaded object.
+/// Takes a map of a loaded object.
+fn take(ebpf: &mut Ebpf, name: &str) -> anyhow::Result<Map> {
+    ebpf.take_map(name).with_context(|| format!("the probe object has no map `{name}`"))
+}
+
+impl Rings {
     pub(super) fn take(ebpf: &mut Ebpf) -> anyhow::Result<Self> {
-        let mut take = |name: &str| {
-            ebpf.take_map(name).with_context(|| format!("the probe object has no map `{name}`"))
-        };
         Ok(Self {
-            events: Some(take("EVENTS")?.try_into()?),
-            stacks: Some(take("STACKS")?.try_into()?),
-            notices: Some(take("NOTICES")?.try_into()?),
-            rows: mapped(take("ROWS")?, 8)?,
-            pages: mapped(take("PAGES")?, 8)?,
-            mappings: mapped(take("MAPPINGS")?, size_of::<unwind::Mapping>())?,
-            processes: take("PROCESSES")?.try_into()?,
-            objects: take("OBJECTS")?.try_into()?,
-            stats: take("STATS")?.try_into()?,
+            events: take(ebpf, "EVENTS")?.try_into()?,
+            stacks: take(ebpf, "STACKS")?.try_into()?,
+            notices: take(ebpf, "NOTICES")?.try_into()?,
+        })
+    }
+}
+
+impl Arrays {
+    pub(super) fn take(ebpf: &mut Ebpf) -> anyhow::Result<Self> {
+        Ok(Self {
+            rows: mapped(take(ebpf, "ROWS")?, 8)?,
+            pages: mapped(take(ebpf, "PAGES")?, 8)?,
+            mappings: mapped(take(ebpf, "MAPPINGS")?, size_of::<unwind::Mapping>())?,
+        })
+    }
+}
+
+impl Maps {
+    pub(super) fn take(ebpf: &mut Ebpf) -> anyhow::Result<Self> {
+        Ok(Self {
+            processes: take(ebpf, "PROCESSES")?.try_into()?,
+            objects: take(ebpf, "OBJECTS")?.try_into()?,
+            stats: take(ebpf, "STATS")?.try_into()?,
         })
     }
 

@@ -11,7 +11,7 @@ mod program;
 mod sys;
 mod text;
 
-use std::os::fd::BorrowedFd;
+use std::{os::fd::BorrowedFd, sync::Arc};
 
 use anyhow::Context as _;
 use aya::{
@@ -23,7 +23,7 @@ pub use self::{
     btf::BtfError,
     calibrate::Calibration,
     link::{FileLinks, ProbeSite},
-    maps::{MappedArray, Maps, Ring},
+    maps::{Arrays, MappedArray, Maps, Ring, Rings},
     program::{AttachLevel, Unwinder},
     text::TextError,
 };
@@ -78,28 +78,17 @@ pub struct Probes {
     pub maps: Maps,
     /// What a probe costs here.
     pub calibration: Calibration,
-    programs: Programs,
+    attacher: Attacher,
     ebpf: Ebpf,
 }
 
-impl Probes {
-    /// Loads the probes in the best form this kernel takes and attaches the tracepoints.
-    ///
-    /// # Errors
-    /// When the kernel's types are missing, a map cannot be made, or no form of the programs is accepted; the error says
-    /// which forms were tried and why each failed.
-    pub fn load(options: &ProbeOptions) -> anyhow::Result<Self> {
-        anyhow::ensure!(!OBJECT.is_empty(), "this memtrace was built without probes (MEMTRACE_SKIP_EBPF=1)");
-        let types = KernelTypes::of_running_kernel()?;
-        let mut ebpf = load_maps(options, &types)?;
-        let programs = load_programs(options, &types, &mut ebpf)?;
-        attach_tracepoints(&mut ebpf)?;
-        let maps = Maps::take(&mut ebpf)?;
-        let mut probes = Self { maps, calibration: Calibration::default(), programs, ebpf };
-        probes.calibration = calibrate::measure(&probes)?;
-        Ok(probes)
-    }
+/// Attaches the loaded programs; may be cloned and used on any thread, because attaching waits for the kernel.
+#[derive(Clone, Debug)]
+pub struct Attacher {
+    programs: Arc<Programs>,
+}
 
+impl Attacher {
     /// How probes are attached.
     #[must_use]
     pub fn level(&self) -> AttachLevel {
@@ -123,6 +112,35 @@ impl Probes {
         pid: Pid,
     ) -> anyhow::Result<FileLinks> {
         link::attach(&self.programs, file, sites, pid)
+    }
+}
+
+impl Probes {
+    /// Loads the probes in the best form this kernel takes and attaches the tracepoints. The rings and arrays go to those
+    /// who read and fill them.
+    ///
+    /// # Errors
+    /// When the kernel's types are missing, a map cannot be made, or no form of the programs is accepted; the error says
+    /// which forms were tried and why each failed.
+    pub fn load(options: &ProbeOptions) -> anyhow::Result<(Self, Rings, Arrays)> {
+        anyhow::ensure!(!OBJECT.is_empty(), "this memtrace was built without probes (MEMTRACE_SKIP_EBPF=1)");
+        let types = KernelTypes::of_running_kernel()?;
+        let mut ebpf = load_maps(options, &types)?;
+        let programs = load_programs(options, &types, &mut ebpf)?;
+        attach_tracepoints(&mut ebpf)?;
+        let maps = Maps::take(&mut ebpf)?;
+        let rings = Rings::take(&mut ebpf)?;
+        let arrays = Arrays::take(&mut ebpf)?;
+        let attacher = Attacher { programs: Arc::new(programs) };
+        let mut probes = Self { maps, calibration: Calibration::default(), attacher, ebpf };
+        probes.calibration = calibrate::measure(&probes)?;
+        Ok((probes, rings, arrays))
+    }
+
+    /// What attaches them.
+    #[must_use]
+    pub fn attacher(&self) -> &Attacher {
+        &self.attacher
     }
 
     /// The probes' log, to be polled from a tokio task.
@@ -215,7 +233,7 @@ mod tests {
                     ..ProbeOptions::default()
                 };
                 let probes = Probes::load(&options);
-                let probes = probes.unwrap_or_else(|error| panic!("{level}, {unwinder}: {error:#}"));
+                let (probes, _rings, _arrays) = probes.unwrap_or_else(|error| panic!("{level}, {unwinder}: {error:#}"));
                 eprintln!("{level} {unwinder} {:?}", probes.calibration);
             }
         }

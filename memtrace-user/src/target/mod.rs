@@ -11,4 +11,6 @@ pub mod elf;
 pub mod image;
 pub mod maps;
 pub mod object;
+pub mod procfs;
+pub mod rule;
 pub mod store;
