@@ -54,6 +54,7 @@ pub mod event;
 pub mod kind;
 pub mod limits;
 pub mod notice;
+pub mod patch;
 pub mod process;
 pub mod stack;
 pub mod stats;

@@ -19,7 +19,7 @@ pub mod probe;
 pub mod target;
 pub mod unwind;
 pub mod drain;
-pub mod track;
 pub mod snapshot;
+pub mod track;
 pub mod resolve;
 pub mod report;
