@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 
-use crate::{setup, shell};
+use crate::{run, setup, shell, test};
 
 /// Measures memtrace.
 #[derive(Debug, clap::Args)]
@@ -22,6 +22,12 @@ enum What {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<String>,
     },
+    /// What memtrace costs the traced program, beside its peers; root.
+    Cost {
+        /// Arguments of the benchmark.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<String>,
+    },
 }
 
 /// Runs the benchmarks.
@@ -30,6 +36,7 @@ pub(crate) fn main(args: &Args) -> Result<ExitCode> {
     match &args.what {
         None => micro(&[])?,
         Some(What::Micro { args }) => micro(args)?,
+        Some(What::Cost { args }) => cost(args)?,
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -40,4 +47,13 @@ fn micro(args: &[String]) -> Result<()> {
     // Without `--benches` the library's own (empty) libtest bench would be handed criterion's arguments.
     cargo.args(["bench", "--package=memtrace-user", "--bench=*", "--"]);
     shell::run(cargo.args(args))
+}
+
+/// The benchmark of `memtrace-tests`, which traces programs with the release binary and with other tools.
+fn cost(args: &[String]) -> Result<()> {
+    run::build()?;
+    let mut cargo = shell::cargo();
+    cargo.args(["bench", "--package=memtrace-tests", "--bench=cost"]);
+    test::as_root(&mut cargo);
+    shell::run(cargo.arg("--").args(args))
 }

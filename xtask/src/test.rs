@@ -1,9 +1,6 @@
 //! `test`: everything that can fail, from format to other kernels, and one sum at the end.
 
-use std::{
-    ffi::OsString,
-    process::{Command, ExitCode},
-};
+use std::process::{Command, ExitCode};
 
 use anyhow::Result;
 use clap::ValueEnum;
@@ -89,19 +86,22 @@ fn real(filter: Option<&str>) -> Result<Tally> {
         .args(["test", "--no-fail-fast", "--package=memtrace-tests"])
         .args(filter);
     as_root(&mut cargo);
-    tally::libtest(cargo.env("MEMTRACE_BIN", shell::memtrace()))
+    tally::libtest(&mut cargo)
 }
 
-/// Lets cargo, which stays an ordinary user's, start the test binaries with root's rights. sudo drops the
-/// environment, so what the tests read is named again.
-fn as_root(cargo: &mut Command) {
+/// Lets cargo, which stays an ordinary user's, start binaries with root's rights and with the release binary to test.
+/// sudo drops the environment, so what the tests read is named again.
+pub(crate) fn as_root(cargo: &mut Command) {
+    cargo.env("MEMTRACE_BIN", shell::memtrace());
     if shell::is_root() {
         return;
     }
-    let mut memtrace = OsString::from("MEMTRACE_BIN=");
-    memtrace.push(shell::memtrace());
-    let ci = format!("CI={}", shell::is_ci());
-    let runner = format!("['sudo', 'env', '{}', '{ci}']", memtrace.display());
+    let memtrace = shell::memtrace();
+    let ci = shell::is_ci();
+    let runner = format!(
+        "['sudo', 'env', 'MEMTRACE_BIN={}', 'CI={ci}']",
+        memtrace.display()
+    );
     cargo.arg(format!(
         "--config=target.x86_64-unknown-linux-gnu.runner={runner}"
     ));

@@ -4,7 +4,13 @@
 //! difference is what one hit costs a traced program. It also proves that a form of the programs really attaches: 6.1
 //! takes programs for `uprobe_multi` but no links.
 
-use std::{arch::naked_asm, fs::File, hint::black_box, os::fd::AsFd as _, time::{Duration, Instant}};
+use std::{
+    arch::naked_asm,
+    fs::File,
+    hint::black_box,
+    os::fd::AsFd as _,
+    time::{Duration, Instant},
+};
 
 use anyhow::Context as _;
 use memtrace_common::kind;
@@ -68,7 +74,10 @@ fn time_calls() -> Duration {
 
 fn attach_to_self(programs: &Programs, kind: u32) -> anyhow::Result<FileLinks> {
     let own = File::open("/proc/self/exe").context("failed to open memtrace's own executable")?;
-    let site = ProbeSite { file_off: file_offset_of(probed as *const () as u64)?, kind };
+    let site = ProbeSite {
+        file_off: file_offset_of(probed as *const () as u64)?,
+        kind,
+    };
     let pid = Pid(std::process::id());
     link::attach(programs, own.as_fd(), &[site], pid)
         .context("failed to attach a probe to memtrace itself")

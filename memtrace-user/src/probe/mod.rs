@@ -14,10 +14,7 @@ mod text;
 use std::{os::fd::BorrowedFd, sync::Arc};
 
 use anyhow::Context as _;
-use aya::{
-    Ebpf, EbpfLoader, VerifierLogLevel,
-    programs::RawTracePoint,
-};
+use aya::{Ebpf, EbpfLoader, VerifierLogLevel, programs::RawTracePoint};
 
 pub use self::{
     btf::BtfError,
@@ -123,7 +120,10 @@ impl Probes {
     /// When the kernel's types are missing, a map cannot be made, or no form of the programs is accepted; the error says
     /// which forms were tried and why each failed.
     pub fn load(options: &ProbeOptions) -> anyhow::Result<(Self, Rings, Arrays)> {
-        anyhow::ensure!(!OBJECT.is_empty(), "this memtrace was built without probes (MEMTRACE_SKIP_EBPF=1)");
+        anyhow::ensure!(
+            !OBJECT.is_empty(),
+            "this memtrace was built without probes (MEMTRACE_SKIP_EBPF=1)"
+        );
         let types = KernelTypes::of_running_kernel()?;
         let mut ebpf = load_maps(options, &types)?;
         let programs = load_programs(options, &types, &mut ebpf)?;
@@ -131,8 +131,15 @@ impl Probes {
         let maps = Maps::take(&mut ebpf)?;
         let rings = Rings::take(&mut ebpf)?;
         let arrays = Arrays::take(&mut ebpf)?;
-        let attacher = Attacher { programs: Arc::new(programs) };
-        let mut probes = Self { maps, calibration: Calibration::default(), attacher, ebpf };
+        let attacher = Attacher {
+            programs: Arc::new(programs),
+        };
+        let mut probes = Self {
+            maps,
+            calibration: Calibration::default(),
+            attacher,
+            ebpf,
+        };
         probes.calibration = calibrate::measure(&probes)?;
         Ok((probes, rings, arrays))
     }
@@ -174,18 +181,31 @@ fn load_programs(
     types: &KernelTypes,
     ebpf: &mut Ebpf,
 ) -> anyhow::Result<Programs> {
-    let levels = [AttachLevel::Session, AttachLevel::Multi, AttachLevel::Single];
+    let levels = [
+        AttachLevel::Session,
+        AttachLevel::Multi,
+        AttachLevel::Single,
+    ];
     let unwinders = [Unwinder::Loop, Unwinder::TailCall];
     let mut refusals = Vec::new();
-    for level in levels.into_iter().filter(|level| options.level.is_none_or(|only| only == *level)) {
-        for unwinder in unwinders.into_iter().filter(|u| options.unwinder.is_none_or(|only| only == *u)) {
+    for level in levels
+        .into_iter()
+        .filter(|level| options.level.is_none_or(|only| only == *level))
+    {
+        for unwinder in unwinders
+            .into_iter()
+            .filter(|u| options.unwinder.is_none_or(|only| only == *u))
+        {
             match load_form(types, ebpf, level, unwinder) {
                 Ok(programs) => return Ok(programs),
                 Err(error) => refusals.push(format!("{level}, {unwinder}: {error:#}")),
             }
         }
     }
-    anyhow::bail!("the kernel takes no form of the allocator probes\n{}", refusals.join("\n"))
+    anyhow::bail!(
+        "the kernel takes no form of the allocator probes\n{}",
+        refusals.join("\n")
+    )
 }
 
 /// Loads one form and proves on this process that it can be attached.
@@ -197,7 +217,9 @@ fn load_form(
 ) -> anyhow::Result<Programs> {
     let text = Text::parse(OBJECT, ebpf)?;
     let programs = Programs::load(text, types, level, unwinder, |walker| {
-        let map = ebpf.map("TAIL_CALLS").context("the probe object has no map `TAIL_CALLS`")?;
+        let map = ebpf
+            .map("TAIL_CALLS")
+            .context("the probe object has no map `TAIL_CALLS`")?;
         let array = aya_map_fd(map).context("`TAIL_CALLS` is no program array")?;
         sys::set_program(array, 0, walker).context("failed to set the walking program")
     })?;
@@ -225,7 +247,11 @@ mod tests {
     #[test]
     #[ignore = "needs root"]
     fn every_form_loads_and_counts_its_hits() {
-        for level in [AttachLevel::Session, AttachLevel::Multi, AttachLevel::Single] {
+        for level in [
+            AttachLevel::Session,
+            AttachLevel::Multi,
+            AttachLevel::Single,
+        ] {
             for unwinder in [Unwinder::Loop, Unwinder::TailCall] {
                 let options = ProbeOptions {
                     level: Some(level),
@@ -233,7 +259,8 @@ mod tests {
                     ..ProbeOptions::default()
                 };
                 let probes = Probes::load(&options);
-                let (probes, _rings, _arrays) = probes.unwrap_or_else(|error| panic!("{level}, {unwinder}: {error:#}"));
+                let (probes, _rings, _arrays) =
+                    probes.unwrap_or_else(|error| panic!("{level}, {unwinder}: {error:#}"));
                 eprintln!("{level} {unwinder} {:?}", probes.calibration);
             }
         }
