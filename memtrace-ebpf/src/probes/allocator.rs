@@ -195,11 +195,7 @@ fn finished_call(stats: &mut Stats, key: ThreadKey, thread: &Thread, result: u64
     if addr == 0 && !reallocates && thread.kind != kind::CALIBRATE_RETURN {
         return None;
     }
-    let event_kind = if reallocates {
-        event::REALLOC_RETURN
-    } else {
-        event::ALLOC
-    };
+    let event_kind = if reallocates { event::REALLOC_RETURN } else { event::ALLOC };
     Some(Event {
         kind_and_size: Event::pack(event_kind, thread.size),
         tgid: key.tgid(),

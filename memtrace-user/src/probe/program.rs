@@ -86,15 +86,9 @@ pub(super) struct Programs {
 #[derive(Debug)]
 enum Forms {
     Session(OwnedFd),
-    Multi {
-        entry: OwnedFd,
-        at_return: OwnedFd,
-    },
+    Multi { entry: OwnedFd, at_return: OwnedFd },
     /// Without cookies, one program for each kind and side; loaded when first needed.
-    Single {
-        text: Text,
-        loaded: Mutex<HashMap<(u32, bool), OwnedFd>>,
-    },
+    Single { text: Text, loaded: Mutex<HashMap<(u32, bool), OwnedFd>> },
 }
 
 impl Programs {
@@ -115,12 +109,7 @@ impl Programs {
             }
         };
         let forms = Forms::load(text, types, level, unwinder.program())?;
-        Ok(Self {
-            level,
-            unwinder,
-            forms,
-            _walker: walker,
-        })
+        Ok(Self { level, unwinder, forms, _walker: walker })
     }
 
     /// The session program.
@@ -149,9 +138,7 @@ impl Programs {
         let Forms::Single { text, loaded } = &self.forms else {
             anyhow::bail!("programs are loaded for level {}", self.level);
         };
-        let mut loaded = loaded
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut loaded = loaded.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         let program = match loaded.entry((kind, at_return)) {
             std::collections::hash_map::Entry::Occupied(entry) => entry.into_mut(),
             std::collections::hash_map::Entry::Vacant(entry) => {
@@ -163,38 +150,20 @@ impl Programs {
 }
 
 impl Forms {
-    fn load(
-        text: Text,
-        types: &KernelTypes,
-        level: AttachLevel,
-        program: &str,
-    ) -> anyhow::Result<Self> {
+    fn load(text: Text, types: &KernelTypes, level: AttachLevel, program: &str) -> anyhow::Result<Self> {
         match level {
             AttachLevel::Session => {
                 let is_return = types
                     .function("bpf_session_is_return")
                     .ok_or_else(|| anyhow::anyhow!("the kernel has no uprobe sessions"))?;
                 let is_return = Replacement::KernelFunction(is_return);
-                Ok(Self::Session(text.load(
-                    program,
-                    ATTACH_SESSION,
-                    Replacement::Cookie,
-                    is_return,
-                )?))
+                Ok(Self::Session(text.load(program, ATTACH_SESSION, Replacement::Cookie, is_return)?))
             }
             AttachLevel::Multi => {
                 let side = |side| {
-                    text.load(
-                        program,
-                        ATTACH_MULTI,
-                        Replacement::Cookie,
-                        Replacement::Constant(side),
-                    )
+                    text.load(program, ATTACH_MULTI, Replacement::Cookie, Replacement::Constant(side))
                 };
-                Ok(Self::Multi {
-                    entry: side(0)?,
-                    at_return: side(1)?,
-                })
+                Ok(Self::Multi { entry: side(0)?, at_return: side(1)? })
             }
             AttachLevel::Single => {
                 let first = load_single(&text, program, kind::FREE, false)?;
@@ -205,16 +174,8 @@ impl Forms {
     }
 }
 
-fn load_single(
-    text: &Text,
-    program: &str,
-    kind: u32,
-    at_return: bool,
-) -> Result<OwnedFd, TextError> {
-    let (kind, side) = (
-        Replacement::Constant(kind),
-        Replacement::Constant(at_return.into()),
-    );
+fn load_single(text: &Text, program: &str, kind: u32, at_return: bool) -> Result<OwnedFd, TextError> {
+    let (kind, side) = (Replacement::Constant(kind), Replacement::Constant(at_return.into()));
     text.load(program, ATTACH_SINGLE, kind, side)
 }
 
@@ -226,10 +187,5 @@ fn load_walker(text: &Text, level: AttachLevel) -> Result<OwnedFd, TextError> {
         AttachLevel::Single => ATTACH_SINGLE,
     };
     // It asks neither for its kind nor for its side.
-    text.load(
-        "walk_tail",
-        attach_type,
-        Replacement::Constant(0),
-        Replacement::Constant(0),
-    )
+    text.load("walk_tail", attach_type, Replacement::Constant(0), Replacement::Constant(0))
 }
