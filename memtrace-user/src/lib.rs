@@ -23,3 +23,4 @@ pub mod snapshot;
 pub mod track;
 pub mod resolve;
 pub mod report;
+pub mod session;

@@ -119,18 +119,33 @@ mod tests {
     #[test]
     fn a_stack_deeper_than_any_probe_walks_is_refused() {
         let count = u16::try_from(MAX_FRAMES + 1).unwrap();
-        let header = StackHeader { count, ..StackHeader::default() };
+        let header = StackHeader {
+            count,
+            ..StackHeader::default()
+        };
         let words = stack_words(header, &[0; MAX_FRAMES + 1]);
         let count = usize::from(count);
-        assert_eq!(stack(words.as_bytes()), Err(DecodeError::StackDepth { count }));
+        assert_eq!(
+            stack(words.as_bytes()),
+            Err(DecodeError::StackDepth { count })
+        );
     }
 
     #[test]
     fn a_stack_off_its_alignment_is_refused() {
-        let record = stack_words(StackHeader { count: 1, ..StackHeader::default() }, &[1]);
+        let record = stack_words(
+            StackHeader {
+                count: 1,
+                ..StackHeader::default()
+            },
+            &[1],
+        );
         let mut buffer = vec![0_u64; record.len() + 1];
         buffer.as_mut_bytes()[4..36].copy_from_slice(record.as_bytes());
-        assert_eq!(stack(&buffer.as_bytes()[4..36]), Err(DecodeError::Misaligned));
+        assert_eq!(
+            stack(&buffer.as_bytes()[4..36]),
+            Err(DecodeError::Misaligned)
+        );
     }
 
     proptest! {

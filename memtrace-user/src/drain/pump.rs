@@ -14,7 +14,7 @@ use std::{
 use memtrace_common::event::Event;
 
 use super::decode::{self, DecodeError, StackRecord};
-use crate::probe::Ring;
+use crate::{ids::Millis, probe::Ring};
 
 /// Pause after a round that found records. A 64 MiB ring holds 1.6 million events: over a second at the highest rate
 /// one traced program reaches.
@@ -29,8 +29,8 @@ pub trait Sink: Send + 'static {
     /// What other threads may ask for.
     type Request: Send;
 
-    /// An event, in the order in which events happened. `now` is the time in milliseconds since the session began.
-    fn event(&mut self, event: &Event, now: u32);
+    /// An event, in the order in which events happened. `now` is the time since the session began.
+    fn event(&mut self, event: &Event, now: Millis);
 
     /// A stack, never later than the end of the round that brings the first event which carries its id.
     fn stack(&mut self, stack: StackRecord<'_>);
@@ -40,7 +40,7 @@ pub trait Sink: Send + 'static {
 
     /// A request; all that happened before it was made has been delivered, unless records arrive faster than they can
     /// be drained.
-    fn answer(&mut self, request: Self::Request, now: u32);
+    fn answer(&mut self, request: Self::Request, now: Millis);
 }
 
 /// A running drain. Dropping it ends the thread; see [`Drain::finish`] to get the sink back.
@@ -129,8 +129,8 @@ impl<S: Sink> Pump<S> {
     }
 
     /// Milliseconds since the session began; stands still after 49 days.
-    fn now(&self) -> u32 {
-        u32::try_from(self.start.elapsed().as_millis()).unwrap_or(u32::MAX)
+    fn now(&self) -> Millis {
+        Millis(u32::try_from(self.start.elapsed().as_millis()).unwrap_or(u32::MAX))
     }
 }
 

@@ -9,7 +9,7 @@ use std::{arch::naked_asm, fs::File, hint::black_box, os::fd::AsFd as _, time::{
 use anyhow::Context as _;
 use memtrace_common::kind;
 
-use super::{FileLinks, ProbeSite, Probes, link, program::Programs};
+use super::{FileLinks, Maps, ProbeSite, link, program::Programs};
 use crate::ids::Pid;
 
 /// Calls of one measurement: a few milliseconds with a probe attached.
@@ -36,18 +36,16 @@ pub(super) fn try_attach(programs: &Programs) -> anyhow::Result<()> {
 }
 
 /// Measures both kinds of hits.
-pub(super) fn measure(probes: &Probes) -> anyhow::Result<Calibration> {
+pub(super) fn measure(programs: &Programs, maps: &Maps) -> anyhow::Result<Calibration> {
     let bare = time_calls();
     let per_hit = |kind| -> anyhow::Result<Duration> {
-        let hits = |probes: &Probes| -> anyhow::Result<u64> {
-            Ok(probes.maps.stats()?.entries[kind as usize])
-        };
-        let before = hits(probes)?;
-        let links = attach_to_self(&probes.attacher().programs, kind)?;
+        let hits = || anyhow::Ok(maps.stats()?.entries[kind as usize]);
+        let before = hits()?;
+        let links = attach_to_self(programs, kind)?;
         let probed = time_calls();
         drop(links);
         anyhow::ensure!(
-            hits(probes)? - before == u64::from(CALLS),
+            hits()? - before == u64::from(CALLS),
             "a probe on memtrace itself was not hit once for each call"
         );
         Ok(probed.saturating_sub(bare) / CALLS)

@@ -6,6 +6,7 @@ use memtrace_common::event::Event;
 use tokio::sync::oneshot;
 
 use crate::{
+    ids::Millis,
     drain::{
         decode::{DecodeError, StackRecord},
         pump::Sink,
@@ -25,42 +26,26 @@ pub(super) struct Freeze {
 
 /// Owns the tracker on the drain's thread.
 #[derive(Debug)]
-pub(super) struct TrackerSink {
-    tracker: Tracker,
-    malformed: u64,
-}
-
-impl TrackerSink {
-    pub(super) fn new(tracker: Tracker) -> Self {
-        Self { tracker, malformed: 0 }
-    }
-
-    /// The state at `elapsed` since the session began.
-    pub(super) fn freeze(&mut self, filter: BlockFilter, elapsed: Duration) -> Snapshot {
-        let mut snapshot = self.tracker.freeze(filter, elapsed);
-        snapshot.malformed += self.malformed;
-        snapshot
-    }
-}
+pub(super) struct TrackerSink(pub(super) Tracker);
 
 impl Sink for TrackerSink {
     type Request = Freeze;
 
-    fn event(&mut self, event: &Event, now: u32) {
-        self.tracker.apply(event, now);
+    fn event(&mut self, event: &Event, now: Millis) {
+        self.0.apply(event, now);
     }
 
     fn stack(&mut self, stack: StackRecord<'_>) {
-        self.tracker.add_stack(&stack.header, stack.frames);
+        self.0.add_stack(&stack.header, stack.frames);
     }
 
     fn malformed(&mut self, error: DecodeError) {
         log::warn!("a record of the probes is damaged: {error}");
-        self.malformed += 1;
+        self.0.count_malformed(1);
     }
 
-    fn answer(&mut self, request: Freeze, now: u32) {
-        let snapshot = self.freeze(request.filter, Duration::from_millis(now.into()));
+    fn answer(&mut self, request: Freeze, now: Millis) {
+        let snapshot = self.0.freeze(request.filter, Duration::from_millis(now.0.into()));
         // The session may have given up on it.
         let _ = request.answer.send(snapshot);
     }

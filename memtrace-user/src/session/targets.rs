@@ -113,6 +113,11 @@ impl Targets {
         self.live.is_empty()
     }
 
+    /// Whether all probes of a process are in place, or it is gone.
+    pub(super) fn is_attached(&self, pid: Pid) -> bool {
+        self.live.get(&pid).is_none_or(|target| target.pending.is_empty())
+    }
+
     /// The probes' tables and counters.
     pub(super) fn maps(&self) -> &Maps {
         &self.maps

@@ -12,13 +12,13 @@ use crate::ids::{Bytes, Pid, StackId};
 pub struct Snapshot {
     /// Time since the session began.
     pub elapsed: Duration,
-    /// Every process seen, those that have exited included.
+    /// Running processes by process id, then the exited ones that are kept in the order in which they ended.
     pub processes: Vec<ProcessSnapshot>,
     /// The stacks that the sites of this snapshot refer to. A site whose stack was lost has no entry.
     pub stacks: HashMap<StackId, Arc<Stack>>,
     /// Events applied since the session began.
     pub events: u64,
-    /// Distinct stacks received since the session began.
+    /// Distinct stacks received and kept since the session began.
     pub distinct_stacks: u64,
     /// Records that could not be decoded, and records of a kind this build does not know.
     pub malformed: u64,
@@ -48,7 +48,7 @@ pub struct Forgotten {
 }
 
 /// One generation of one process.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ProcessSnapshot {
     /// Its process id.
     pub pid: Pid,
@@ -118,14 +118,6 @@ pub struct BlockFilter {
 }
 
 impl BlockFilter {
-    /// Whether a block of this size and age counts.
-    #[must_use]
-    pub fn passes(&self, size: Bytes, age: Duration) -> bool {
-        age >= self.min_age
-            && self.min_size.is_none_or(|min| size >= min)
-            && self.max_size.is_none_or(|max| size <= max)
-    }
-
     /// Whether the answer depends on a block's size.
     #[must_use]
     pub fn depends_on_size(&self) -> bool {
