@@ -149,7 +149,7 @@ int main(int argc, char **argv) {
     pthread_attr_init(&attributes);
     pthread_attr_setstacksize(&attributes, STACK);
     for (int i = 0; i < threads; i++) {
-        paths[i] = (struct path){(uint64_t)i, FIRST_SIZE + (size_t)i, i % 80};
+        paths[i] = (struct path){(uint64_t)i, FIRST_SIZE + (size_t)i, 3 + i % 76};
         if (pthread_create(&ids[i], &attributes, work, &paths[i]) != 0) return 2;
     }
     truth_ready();
