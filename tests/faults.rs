@@ -143,9 +143,9 @@ fn memtrace_killed_leaves_no_probe() -> Result<()> {
             && procfs::text_of(pid, "ld-linux")? == linker)
             .then_some(()))
     })?;
-    let before = procfs::cpu_seconds(pid)?;
+    let before = procfs::cpu_time(pid)?;
     wait::until("the target to work on", || {
-        Ok((procfs::cpu_seconds(pid)? > before).then_some(()))
+        Ok((procfs::cpu_time(pid)? > before).then_some(()))
     })?;
     ensure!(procfs::is_alive(pid));
     Ok(())
