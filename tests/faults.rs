@@ -125,7 +125,7 @@ fn memtrace_killed_leaves_no_probe() -> Result<()> {
     let target = endless()?;
     let pid = target.pid();
     let (libc, linker) = (
-        procfs::text_of(pid, "libc")?,
+        procfs::text_of(pid, "libc.so")?,
         procfs::text_of(pid, "ld-linux")?,
     );
     let mut memtrace = Memtrace::built()?.pid(pid).start()?;
@@ -133,20 +133,19 @@ fn memtrace_killed_leaves_no_probe() -> Result<()> {
     target.go()?;
     thread::sleep(Duration::from_millis(100));
     ensure!(
-        procfs::text_of(pid, "libc")? != libc,
+        procfs::text_of(pid, "libc.so")? != libc,
         "no probe is in the text, so this test shows nothing"
     );
     memtrace.signal(Signal::SIGKILL)?;
     memtrace.wait_killed()?;
     wait::until("the kernel to take the probes out", || {
-        Ok(
-            (procfs::text_of(pid, "libc")? == libc && procfs::text_of(pid, "ld-linux")? == linker)
-                .then_some(()),
-        )
+        Ok((procfs::text_of(pid, "libc.so")? == libc
+            && procfs::text_of(pid, "ld-linux")? == linker)
+            .then_some(()))
     })?;
-    let before = procfs::cpu_seconds(pid)?;
+    let before = procfs::cpu_time(pid)?;
     wait::until("the target to work on", || {
-        Ok((procfs::cpu_seconds(pid)? > before).then_some(()))
+        Ok((procfs::cpu_time(pid)? > before).then_some(()))
     })?;
     ensure!(procfs::is_alive(pid));
     Ok(())
@@ -158,13 +157,13 @@ fn a_clean_end_leaves_no_probe_either() -> Result<()> {
         return Ok(());
     };
     let target = endless()?;
-    let libc = procfs::text_of(target.pid(), "libc")?;
+    let libc = procfs::text_of(target.pid(), "libc.so")?;
     let memtrace = Memtrace::built()?.pid(target.pid()).start()?;
     memtrace.wait_tracing(&[target.pid()])?;
     target.go()?;
     memtrace.final_report()?;
     ensure!(
-        procfs::text_of(target.pid(), "libc")? == libc,
+        procfs::text_of(target.pid(), "libc.so")? == libc,
         "a probe is left"
     );
     Ok(())

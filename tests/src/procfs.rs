@@ -3,7 +3,8 @@
 use std::{
     fs::{self, File},
     os::unix::fs::FileExt as _,
-    path::{Path, PathBuf},
+    path::Path,
+    time::Duration,
 };
 
 use anyhow::{Context as _, Result};
@@ -98,32 +99,17 @@ pub fn is_alive(pid: u32) -> bool {
         .unwrap_or(false)
 }
 
-/// CPU time that a process has used, in seconds.
+/// CPU time that the threads of a process have used: the first field of schedstat, in nanoseconds.
 ///
 /// # Errors
 ///
 /// Fails when the process is gone.
-pub fn cpu_seconds(pid: u32) -> Result<f64> {
-    // Fields 14 and 15 (utime, stime) count in ticks of 10 ms: proc_pid_stat(5).
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
-    let (_, rest) = stat
-        .rsplit_once(") ")
-        .context("stat without a command name")?;
-    let fields: Vec<&str> = rest.split(' ').collect();
-    let ticks: u64 = fields[11].parse::<u64>()? + fields[12].parse::<u64>()?;
-    Ok(ticks as f64 / 100.0)
-}
-
-/// Kinds of BPF objects that a process holds open: `bpf-map`, `bpf-prog`, `bpf_link`, …
-///
-/// # Errors
-///
-/// Fails when the process is gone.
-pub fn bpf_descriptors(pid: u32) -> Result<Vec<String>> {
-    let folder = PathBuf::from(format!("/proc/{pid}/fd"));
-    let targets = fs::read_dir(folder)?.filter_map(|entry| fs::read_link(entry.ok()?.path()).ok());
-    let names = targets.map(|target| target.to_string_lossy().into_owned());
-    Ok(names
-        .filter(|name| name.contains("anon_inode:bpf"))
-        .collect())
+pub fn cpu_time(pid: u32) -> Result<Duration> {
+    let mut total = Duration::ZERO;
+    for thread in fs::read_dir(format!("/proc/{pid}/task"))? {
+        let schedstat = fs::read_to_string(thread?.path().join("schedstat"))?;
+        let ns = schedstat.split(' ').next().context("an empty schedstat")?;
+        total += Duration::from_nanos(ns.parse()?);
+    }
+    Ok(total)
 }

@@ -5,7 +5,7 @@ use std::{path::Path, thread, time::Duration};
 use anyhow::Result;
 
 use crate::{
-    compare,
+    compare, gdb,
     memtrace::Memtrace,
     procfs, programs,
     report::{Frame, Process, Report, Site},
@@ -252,6 +252,29 @@ fn the_runner_kills_on_drop_and_tells_exit_codes() -> Result<()> {
             outcome.stdout.as_str()
         ),
         (3, "words", "out")
+    );
+    Ok(())
+}
+
+#[test]
+fn gdb_sees_the_recursion_that_a_program_is_known_to_make() -> Result<()> {
+    let deep = Workload::of("frames").args([
+        "8".into(),
+        programs::build("plugin", programs::Link::Shared)?.into_os_string(),
+    ]);
+    let deep = deep.start()?;
+    deep.go()?;
+    deep.told()?;
+    let threads = gdb::backtraces(deep.pid())?;
+    let leaves = threads.iter().filter(|t| {
+        t.frames
+            .iter()
+            .any(|frame| frame.name.as_deref() == Some("site_leaf"))
+    });
+    assert_eq!(leaves.count(), 8);
+    assert!(
+        threads.iter().all(|thread| thread.frames.len() > 3),
+        "{threads:?}"
     );
     Ok(())
 }

@@ -1,6 +1,6 @@
 //! `test`: everything that can fail, from format to other kernels, and one sum at the end.
 
-use std::process::{Command, ExitCode};
+use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::ValueEnum;
@@ -85,24 +85,10 @@ fn real(filter: Option<&str>) -> Result<Tally> {
     cargo
         .args(["test", "--no-fail-fast", "--package=memtrace-tests"])
         .args(filter);
-    as_root(&mut cargo);
-    tally::libtest(&mut cargo)
-}
-
-/// Lets cargo, which stays an ordinary user's, start binaries with root's rights and with the release binary to test.
-/// sudo drops the environment, so what the tests read is named again.
-pub(crate) fn as_root(cargo: &mut Command) {
-    cargo.env("MEMTRACE_BIN", shell::memtrace());
-    if shell::is_root() {
-        return;
-    }
-    let memtrace = shell::memtrace();
-    let ci = shell::is_ci();
-    let runner = format!(
-        "['sudo', 'env', 'MEMTRACE_BIN={}', 'CI={ci}']",
-        memtrace.display()
-    );
-    cargo.arg(format!(
-        "--config=target.x86_64-unknown-linux-gnu.runner={runner}"
-    ));
+    let ci = shell::is_ci().to_string();
+    let environment = [
+        ("MEMTRACE_BIN", shell::memtrace().into_os_string()),
+        ("CI", ci.into()),
+    ];
+    tally::libtest(shell::start_as_root(&mut cargo, &environment))
 }

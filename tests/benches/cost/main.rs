@@ -4,7 +4,7 @@
 //! of them. A figure is the median over the rounds of CPU time (not wall time) of the traced program.
 //!
 //! Needs root. `MEMTRACE_BIN` names the binary, `MEMTRACE_PEERS` the folder that peers are unpacked in;
-//! `MEMTRACE_ROUNDS` sets the number of rounds (7).
+//! `MEMTRACE_ROUNDS` sets the number of rounds (7). An argument measures only the workloads whose title contains it.
 
 #![expect(clippy::print_stdout, reason = "a benchmark prints its table")]
 
@@ -30,41 +30,47 @@ fn main() -> Result<()> {
         .and_then(|rounds| rounds.parse().ok())
         .unwrap_or(7);
     let tracers = Tracer::available()?;
-    for threads in [1, 4] {
-        let title = format!("malloc(64) + free, {threads} thread(s): ns of CPU time a pair");
-        println!(
-            "{}",
-            measure(title, &tracers, rounds, |tracer| in_loop(tracer, threads))?
-        );
-    }
-    println!(
-        "{}",
-        measure(
-            "redis-server (glibc) under redis-benchmark: ns of CPU time a request".into(),
+    let wanted = std::env::args()
+        .skip(1)
+        .find(|argument| !argument.starts_with('-'));
+    let workloads: [(&str, &[Tracer], Measure); 4] = [
+        (
+            "malloc(64) + free in one thread: ns of CPU time a pair",
             &tracers,
-            rounds,
-            redis::cost
-        )?
-    );
-    println!(
-        "{}",
-        measure(
-            "a process that is not a target: ns of CPU time a pair".into(),
+            |tracer| in_loop(tracer, 1),
+        ),
+        (
+            "malloc(64) + free in four threads: ns of CPU time a pair",
+            &tracers,
+            |tracer| in_loop(tracer, 4),
+        ),
+        (
+            "redis-server (glibc) under redis-benchmark: ns of CPU time a request",
+            &tracers,
+            redis::cost,
+        ),
+        (
+            "a process that is not a target: ns of CPU time a pair",
             &[Tracer::Nothing, Tracer::Memtrace],
-            rounds,
-            not_a_target
-        )?
-    );
+            not_a_target,
+        ),
+    ];
+    for (title, tracers, workload) in workloads {
+        if wanted
+            .as_deref()
+            .is_none_or(|wanted| title.contains(wanted))
+        {
+            println!("{}", measure(title, tracers, rounds, workload)?);
+        }
+    }
     Ok(())
 }
 
+/// Measures one tracer on one workload.
+type Measure = fn(Tracer) -> Result<f64>;
+
 /// Measures every tracer once a round.
-fn measure(
-    title: String,
-    tracers: &[Tracer],
-    rounds: usize,
-    one: impl Fn(Tracer) -> Result<f64>,
-) -> Result<Table> {
+fn measure(title: &'static str, tracers: &[Tracer], rounds: usize, one: Measure) -> Result<Table> {
     let mut table = Table::new(title);
     for round in 1..=rounds {
         for tracer in tracers {

@@ -1,13 +1,12 @@
 //! redis-server, with glibc's malloc preloaded, under redis-benchmark.
 
 use std::{
-    fs,
-    path::Path,
+    path::{Path, PathBuf},
     process::{Child, Command, Stdio},
 };
 
 use anyhow::{Context as _, Result, ensure};
-use memtrace_tests::wait;
+use memtrace_tests::{procfs, wait};
 use tempfile::TempDir;
 
 use crate::tracer::Tracer;
@@ -45,19 +44,8 @@ impl Server {
         Ok(server)
     }
 
-    fn socket(&self) -> std::path::PathBuf {
+    fn socket(&self) -> PathBuf {
         self.folder.path().join("socket")
-    }
-
-    /// Nanoseconds that the server's main thread, which serves all requests, has been on a CPU: proc(5), schedstat.
-    fn cpu_ns(&self) -> Result<f64> {
-        let pid = self.process.id();
-        let schedstat = fs::read_to_string(format!("/proc/{pid}/task/{pid}/schedstat"))?;
-        Ok(schedstat
-            .split(' ')
-            .next()
-            .context("an empty schedstat")?
-            .parse()?)
     }
 }
 
@@ -76,9 +64,10 @@ pub(crate) fn cost(tracer: Tracer) -> Result<f64> {
     load(&server.socket(), REQUESTS / 10)?;
     let _attached = tracer.attach(server.process.id())?;
     load(&server.socket(), 100)?;
-    let before = server.cpu_ns()?;
+    let before = procfs::cpu_time(server.process.id())?;
     load(&server.socket(), REQUESTS)?;
-    Ok((server.cpu_ns()? - before) / f64::from(REQUESTS))
+    let used = procfs::cpu_time(server.process.id())? - before;
+    Ok(used.as_secs_f64() * 1e9 / f64::from(REQUESTS))
 }
 
 fn load(socket: &Path, requests: u32) -> Result<()> {

@@ -7,13 +7,13 @@ use crate::tracer::Tracer;
 /// The figures of one workload.
 #[derive(Debug)]
 pub(crate) struct Table {
-    title: String,
+    title: &'static str,
     figures: BTreeMap<Tracer, Vec<f64>>,
 }
 
 impl Table {
     /// An empty table.
-    pub(crate) fn new(title: String) -> Self {
+    pub(crate) fn new(title: &'static str) -> Self {
         Self {
             title,
             figures: BTreeMap::new(),

@@ -132,7 +132,7 @@ fn scratch() -> Result<OsString> {
 fn attach_memleak(pid: u32) -> Result<Attached> {
     let peers = peers().context("MEMTRACE_PEERS is not set")?;
     let libraries = peers.join("usr/lib/x86_64-linux-gnu");
-    let before = procfs::text_of(pid, "libc")?;
+    let before = procfs::text_of(pid, "libc.so")?;
     let child = Command::new(libraries.join("ld-linux-x86-64.so.2"))
         .arg("--library-path")
         .arg(&libraries)
@@ -153,7 +153,7 @@ fn wait_until_settled(pid: u32, before: &[u8]) -> Result<()> {
     let mut last = before.to_vec();
     let mut since = Instant::now();
     wait::until("probes in libc", || {
-        let now = procfs::text_of(pid, "libc")?;
+        let now = procfs::text_of(pid, "libc.so")?;
         if now != last {
             last = now;
             since = Instant::now();

@@ -36,7 +36,7 @@ pub(crate) fn install() -> Result<()> {
     ));
     rustc.unpack_debian().with_context(|| {
         format!(
-            "rust-src {} is in reach of neither rustup nor apt; install by hand: rustup component add rust-src",
+            "failed to install rust-src {}; by hand: rustup component add rust-src",
             rustc.version
         )
     })
