@@ -1,2 +1,12 @@
-//! memtrace.
-fn main() {}
+//! The program `memtrace`: parse, run, print the error, exit code.
+
+use std::process::ExitCode;
+
+use memtrace::cli::{self, Actions};
+
+fn main() -> ExitCode {
+    cli::run(Actions {
+        trace: |_plan| anyhow::bail!("this build cannot trace"),
+        features: Vec::new,
+    })
+}
