@@ -347,6 +347,6 @@ fn what_is_lost_is_said_by_cause_and_consequence() {
     8 stacks did not arrive; their blocks have no site
     1 process may not be traced (lost notices)
     2 records could not be understood
-    processes beyond the limit of processes are not followed
+    3 events came from processes beyond the limit; these are not followed
     ");
 }

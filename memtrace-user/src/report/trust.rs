@@ -110,64 +110,36 @@ impl Losses {
             self.allocations + self.realloc_returns + self.unfollowed_calls + self.unread_results;
         let gone = self.frees + self.realloc_enters + self.realloc_returns;
         let siteless = self.stacks + self.unwalked_stacks + self.dropped_stacks;
-        let count = |count, noun| Counted(count, noun).to_string();
-        let sentences = [
+        [
             (
                 missing,
-                format!(
-                    "live may be too small by up to {} (lost allocations)",
-                    count(missing, "block")
-                ),
+                "block",
+                "live may be too small by up to # (lost allocations)",
             ),
-            (
-                gone,
-                format!(
-                    "up to {} shown live may be gone (lost frees)",
-                    count(gone, "block")
-                ),
-            ),
-            (
-                self.forks,
-                format!(
-                    "{} may miss inherited blocks",
-                    count(self.forks, "child process")
-                ),
-            ),
-            (
-                self.ends,
-                format!(
-                    "blocks of {} may be shown live",
-                    count(self.ends, "ended program")
-                ),
-            ),
+            (gone, "block", "up to # shown live may be gone (lost frees)"),
+            (self.forks, "child process", "# may miss inherited blocks"),
+            (self.ends, "ended program", "blocks of # may be shown live"),
             (
                 siteless,
-                format!(
-                    "{} did not arrive; their blocks have no site",
-                    count(siteless, "stack")
-                ),
+                "stack",
+                "# did not arrive; their blocks have no site",
             ),
             (
                 self.notices,
-                format!(
-                    "{} may not be traced (lost notices)",
-                    count(self.notices, "process")
-                ),
+                "process",
+                "# may not be traced (lost notices)",
             ),
-            (
-                self.malformed,
-                format!(
-                    "{} could not be understood",
-                    count(self.malformed, "record")
-                ),
-            ),
+            (self.malformed, "record", "# could not be understood"),
             (
                 self.refused_events,
-                "processes beyond the limit of processes are not followed".to_owned(),
+                "event",
+                "# came from processes beyond the limit; these are not followed",
             ),
-        ];
-        let said = sentences.into_iter().filter(|(count, _)| *count > 0);
-        said.map(|(_, sentence)| sentence).collect()
+        ]
+        .into_iter()
+        .filter(|(count, ..)| *count > 0)
+        .map(|(count, noun, sentence)| sentence.replace('#', &Counted(count, noun).to_string()))
+        .collect()
     }
 }
 

@@ -1,5 +1,7 @@
 //! Names from real files. The truth is binutils': `addr2line`, `nm`, `objdump`.
 
+#![expect(clippy::unwrap_used, reason = "a panic is how a test reports")]
+
 mod oracle;
 
 use std::{
