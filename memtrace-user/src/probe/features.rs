@@ -1,7 +1,5 @@
 //! What this kernel can do, found by trying: every part of the probes is loaded or attached once, on memtrace itself.
 
-use std::fs;
-
 use aya::Ebpf;
 
 use super::{
@@ -43,7 +41,6 @@ pub fn checks() -> Vec<Check> {
     let mut checks = vec![Check::ok("ring buffer, maps", "created")];
     checks.push(tracepoints(&mut ebpf));
     checks.extend(forms(&types, &mut ebpf));
-    checks.push(perf_events());
     checks
 }
 
@@ -69,11 +66,11 @@ fn forms(types: &KernelTypes, ebpf: &mut Ebpf) -> Vec<Check> {
     vec![
         match (&walks_in_loop, &walks_in_calls) {
             (Err(a), Err(b)) => Check::missing(
-                "uprobes",
+                "allocator probes",
                 format!("neither set of programs is accepted: {a:#}; {b:#}"),
                 "Linux 6.1 or newer with CONFIG_UPROBES=y and CONFIG_BPF_EVENTS=y",
             ),
-            _ => Check::ok("uprobes", "attached and detached"),
+            _ => Check::ok("allocator probes", "attached and detached"),
         },
         match walks_in_loop {
             Ok(()) => Check::ok("bpf_loop", "stacks are walked in one program"),
@@ -100,16 +97,4 @@ fn forms(types: &KernelTypes, ebpf: &mut Ebpf) -> Vec<Check> {
             ),
         },
     ]
-}
-
-/// The perf source that single probes need; also says that perf events exist at all.
-fn perf_events() -> Check {
-    match fs::read_to_string("/sys/bus/event_source/devices/uprobe/type") {
-        Ok(number) => Check::ok("perf events", format!("uprobe source is number {}", number.trim())),
-        Err(error) => Check::degraded(
-            "perf events",
-            format!("no uprobe source: {error}"),
-            "a kernel with CONFIG_PERF_EVENTS=y",
-        ),
-    }
 }

@@ -120,11 +120,6 @@ impl Targets {
         &self.maps
     }
 
-    /// The library of files.
-    pub(super) fn library(&self) -> &Library {
-        &self.library
-    }
-
     /// What is to be said since the last call.
     pub(super) fn take_words(&mut self) -> Vec<Word> {
         std::mem::take(&mut self.words)

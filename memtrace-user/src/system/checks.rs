@@ -22,7 +22,6 @@ pub fn checks(system: &System) -> Vec<Check> {
         mapped_files(privileges),
         btf(system),
         uprobes(system),
-        tracefs(system),
         perf_events(system, has_perfmon),
         unprivileged_bpf(system, privileges),
         lockdown(system),
@@ -116,22 +115,6 @@ fn uprobes(system: &System) -> Check {
             "the kernel has none",
             "use a kernel built with CONFIG_UPROBE_EVENTS=y",
         )
-    }
-}
-
-fn tracefs(system: &System) -> Check {
-    const NAME: &str = "tracefs";
-    let places = ["/sys/kernel/tracing", "/sys/kernel/debug/tracing"];
-    match places
-        .iter()
-        .find(|place| system.has(format!("{place}/events/sched")))
-    {
-        Some(place) => Check::ok(NAME, format!("mounted at {place}")),
-        None => Check::missing(
-            NAME,
-            "not mounted, or not readable",
-            "sudo mount -t tracefs nodev /sys/kernel/tracing",
-        ),
     }
 }
 
@@ -319,7 +302,6 @@ mod tests {
             ),
             ("kernel types (BTF)", "sys/kernel/btf/vmlinux", ""),
             ("uprobes", "sys/bus/event_source/devices/uprobe/type", ""),
-            ("tracefs", "sys/kernel/tracing/events/sched", ""),
             (
                 "perf events",
                 "proc/self/status",
