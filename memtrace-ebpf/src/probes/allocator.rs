@@ -31,6 +31,9 @@ const SKIP_RETURN: u64 = 1;
 /// Tells a session program's entry to take the return; ignored elsewhere.
 const TAKE_RETURN: u64 = 0;
 
+/// Bytes of a page on x86-64.
+const PAGE: u64 = 4096;
+
 /// Allocator probe whose stacks are walked inside `bpf_loop`.
 #[unsafe(link_section = "uprobe/allocator_loop")]
 #[unsafe(no_mangle)]
@@ -98,13 +101,13 @@ fn on_call(stats: &mut Stats, key: ThreadKey, regs: Registers, kind: u32) -> u64
         stats.threads_full += 1;
         return SKIP_RETURN;
     };
-    if thread::is_nested(thread, regs.sp()) {
+    let (size, ptr) = arguments(regs, kind);
+    if thread::is_nested(thread, regs.sp()) || is_tail_of_realloc(thread, regs.sp(), kind, ptr) {
         stats.nested += 1;
         return SKIP_RETURN;
     }
     thread.sp = regs.sp();
     thread.kind = kind;
-    let (size, ptr) = arguments(regs, kind);
     thread.size = size;
     thread.ptr = ptr;
     match kind {
@@ -113,6 +116,16 @@ fn on_call(stats: &mut Stats, key: ThreadKey, regs: Registers, kind: u32) -> u64
         _ => {}
     }
     TAKE_RETURN
+}
+
+/// Whether this is `reallocarray` jumping to `realloc`, as in glibc: a call at the height of the outermost one, of the block
+/// that has been taken out already. Other functions may jump too; only this pair would take a block out twice.
+#[inline(always)]
+fn is_tail_of_realloc(thread: &Thread, sp: u64, kind: u32, ptr: u64) -> bool {
+    kind == kind::REALLOC
+        && thread.kind == kind::REALLOCARRAY
+        && thread.sp == sp
+        && thread.ptr == ptr
 }
 
 /// Requested size and pointer argument of a call.
@@ -126,8 +139,15 @@ fn arguments(regs: Registers, kind: u32) -> (u64, u64) {
         kind::MEMALIGN => (b, 0),
         kind::POSIX_MEMALIGN => (c, a),
         kind::FREE_OUTER => (0, a),
+        kind::PVALLOC => (whole_pages(a), 0),
         _ => (a, 0),
     }
+}
+
+/// `size` rounded up to whole pages, which is what `pvalloc` is asked for.
+#[inline(always)]
+fn whole_pages(size: u64) -> u64 {
+    size.saturating_add(PAGE - 1) & !(PAGE - 1)
 }
 
 /// `count * size` as far as an event can carry it: a larger request, or one that overflows, cannot succeed.
@@ -195,7 +215,11 @@ fn finished_call(stats: &mut Stats, key: ThreadKey, thread: &Thread, result: u64
     if addr == 0 && !reallocates && thread.kind != kind::CALIBRATE_RETURN {
         return None;
     }
-    let event_kind = if reallocates { event::REALLOC_RETURN } else { event::ALLOC };
+    let event_kind = if reallocates {
+        event::REALLOC_RETURN
+    } else {
+        event::ALLOC
+    };
     Some(Event {
         kind_and_size: Event::pack(event_kind, thread.size),
         tgid: key.tgid(),
