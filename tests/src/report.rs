@@ -141,13 +141,13 @@ impl Report {
         Ok(report)
     }
 
-    /// All generations of a process, in the report's order.
+    /// All generations of a process, oldest first.
     #[must_use]
     pub fn generations(&self, pid: u32) -> Vec<&Process> {
-        self.processes
-            .iter()
-            .filter(|process| process.pid == pid)
-            .collect()
+        let all = self.processes.iter().filter(|process| process.pid == pid);
+        let mut all: Vec<&Process> = all.collect();
+        all.sort_by_key(|process| process.program());
+        all
     }
 
     /// The one generation of a process.
@@ -182,6 +182,13 @@ impl Report {
     #[must_use]
     pub fn pids(&self) -> Vec<u32> {
         self.processes.iter().map(|process| process.pid).collect()
+    }
+}
+
+impl Process {
+    /// Which program of the process this is: its generation is `PID-START-PROGRAMS`.
+    fn program(&self) -> Option<u32> {
+        self.generation.rsplit('-').next()?.parse().ok()
     }
 }
 
