@@ -2,6 +2,8 @@
 //!
 //! Every field of the schema is required here, so that a report which lacks one fails its test.
 
+use std::collections::BTreeMap;
+
 use anyhow::{Context as _, Result, ensure};
 use serde::Deserialize;
 
@@ -78,6 +80,10 @@ pub struct Site {
     pub counts: Counts,
     /// Age of the oldest live block in seconds.
     pub oldest_s: f64,
+    /// Why the stack ends before its outermost frame.
+    pub cut: Option<String>,
+    /// Program counter at which it was cut.
+    pub cut_addr: Option<u64>,
     /// From the allocator's caller outwards.
     pub frames: Vec<Frame>,
 }
@@ -99,7 +105,7 @@ pub struct Frame {
     pub offset: u64,
     /// Whether the function was inlined into the next frame.
     pub inlined: bool,
-    /// Why it has no name, or why the stack ends here.
+    /// Why it has no name.
     pub reason: Option<String>,
 }
 
@@ -126,6 +132,10 @@ pub struct Trust {
     pub target_cost_s: f64,
     /// The same as a share.
     pub cost_pct: f64,
+    /// Cut stacks by reason.
+    pub cut: BTreeMap<String, u64>,
+    /// What cannot be known any more, in sentences.
+    pub not_known: Vec<String>,
 }
 
 impl Report {
