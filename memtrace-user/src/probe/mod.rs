@@ -137,10 +137,11 @@ impl Probes {
         let mut ebpf = load_maps(options, &types)?;
         let programs = Arc::new(load_programs(options, &types, &mut ebpf)?);
         attach_tracepoints(&mut ebpf)?;
-        let maps = Maps::take(&mut ebpf)?;
+        let mut maps = Maps::take(&mut ebpf)?;
         let rings = Rings::take(&mut ebpf)?;
         let arrays = Arrays::take(&mut ebpf)?;
         let calibration = calibrate::measure(&programs, &maps)?;
+        maps.begin_counting()?;
         let probes = Self { calibration, attacher: Attacher { programs }, ebpf };
         Ok(Loaded { probes, maps, rings, arrays })
     }

@@ -11,7 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use memtrace_common::unwind as wire;
+use memtrace_common::{kind, unwind as wire};
 
 use crate::{
     ids::{ObjectId, Pid},
@@ -189,14 +189,25 @@ fn find_sites(object: &Object) -> Sites {
             for note in &found.notes {
                 log::info!("{}: {note}", object.path.display());
             }
-            let sites = found
+            let mut sites: Vec<ProbeSite> = found
                 .functions
                 .iter()
                 .map(|function| ProbeSite { file_off: function.point.file_off, kind: function.kind })
                 .collect();
-            Sites::Found(sites, format!("{:?}", found.flavour).to_lowercase())
+            // Probes are placed one after the other while the process runs. A block whose making is seen must not be
+            // freed unseen, so what ends blocks comes first.
+            sites.sort_by_key(|site| attach_order(site.kind));
+            Sites::Found(sites.into(), format!("{:?}", found.flavour).to_lowercase())
         }
         Discovery::Absent(Absence::Stripped | Absence::Unknown) => Sites::Hidden,
         Discovery::Absent(Absence::Imported) => Sites::None,
+    }
+}
+
+fn attach_order(kind: u32) -> u32 {
+    match kind {
+        kind::FREE | kind::FREE_OUTER => 0,
+        kind::REALLOC | kind::REALLOCARRAY => 1,
+        _ => 2,
     }
 }

@@ -4,12 +4,11 @@ use std::{collections::HashMap, io::Write as _, time::Duration};
 
 use memtrace_common::stats::Stats;
 use nix::sys::resource::{UsageWho, getrusage};
-use tokio::io::unix::AsyncFd;
 
 use super::{command::Command, target::Target, targets::Targets};
 use crate::{
     ids::{Bytes, Pid},
-    probe::{Calibration, Probes},
+    probe::Calibration,
     report::{Measured, ProcessFacts},
     target::procfs,
 };
@@ -91,16 +90,4 @@ fn cost(stats: &Stats, calibration: Calibration) -> Duration {
     let nanos = |time: Duration, hits: u64| time.as_nanos() as u64 * hits;
     let at_return = calibration.entry_and_return.saturating_sub(calibration.entry);
     Duration::from_nanos(nanos(calibration.entry, entries) + nanos(at_return, returns))
-}
-
-/// Hands the probes' own log to `log`, as it comes.
-pub(super) fn follow_log(probes: &mut Probes) -> anyhow::Result<()> {
-    let mut logger = AsyncFd::new(probes.logger()?)?;
-    tokio::spawn(async move {
-        while let Ok(mut guard) = logger.readable_mut().await {
-            guard.get_inner_mut().flush();
-            guard.clear_ready();
-        }
-    });
-    Ok(())
 }

@@ -6,11 +6,12 @@
 //! session (tokio)  signals, timers, notices ─► targets (attach, detach, unwind tables)
 //! ```
 //!
-//! Way out: detach first, so that the targets are free, then drain what is left, then the last report.
+//! Way out: freeze, then detach (probes go one by one, so what is seen meanwhile does not fit together), then report.
 
 mod command;
 mod library;
 mod measure;
+mod notices;
 mod preview;
 mod reporter;
 mod sink;
@@ -24,7 +25,6 @@ use std::{
 
 use anyhow::Context as _;
 use tokio::{
-    io::unix::AsyncFd,
     signal::unix::{Signal, SignalKind, signal},
     sync::{mpsc, oneshot},
     time::{MissedTickBehavior, interval_at, sleep_until},
@@ -36,6 +36,7 @@ pub use self::{
 };
 use self::{
     library::Library,
+    notices::Notices,
     reporter::{Delivered, Job, Reporter},
     sink::{Freeze, TrackerSink},
     targets::{Attached, Targets, Word},
@@ -43,7 +44,7 @@ use self::{
 use crate::{
     drain::pump::Drain,
     ids::{Bytes, Pid},
-    probe::{Calibration, Loaded, ProbeOptions, Probes, Ring},
+    probe::{Calibration, Loaded, ProbeOptions, Probes},
     report::{Delivery, Output, OutputError, ReportOptions},
     snapshot::Snapshot,
     target::{procfs, rule::Rule, store::{self, ObjectStore}},
@@ -94,7 +95,7 @@ struct Session {
     start: Instant,
     targets: Targets,
     attached: mpsc::UnboundedReceiver<Attached>,
-    notices: AsyncFd<Ring>,
+    notices: Notices,
     drain: Drain<TrackerSink>,
     reporter: Reporter,
     command: Option<Command>,
@@ -162,7 +163,7 @@ impl Session {
             .context("failed to start the report's thread")?;
         let library = Library::new(store, arrays);
         if options.probes.log_level > 0 {
-            measure::follow_log(&mut probes)?;
+            notices::follow_log(&mut probes)?;
         }
         let (targets, attached) =
             Targets::new(options.selection.clone(), probes.attacher().clone(), maps, library);
@@ -171,7 +172,7 @@ impl Session {
             start,
             targets,
             attached,
-            notices: AsyncFd::new(rings.notices).context("failed to watch the probes' notices")?,
+            notices: Notices::watch(rings.notices)?,
             drain,
             reporter,
             command,
@@ -209,16 +210,16 @@ impl Session {
             tokio::select! {
                 heard = signals.next() => match heard {
                     Heard::End => return Ok(End::Asked),
-                    Heard::ReportNow => self.request_report(false).await?,
+                    Heard::ReportNow => self.request_report().await?,
                 },
                 () = sleep_until(deadline.into()) => return Ok(End::Asked),
-                _ = reports.tick() => self.request_report(false).await?,
+                _ = reports.tick() => self.request_report().await?,
                 delivered = self.reporter.delivered() => {
                     if let Some(end) = end_of(delivered) {
                         return Ok(end);
                     }
                 }
-                notices = read_notices(&mut self.notices) => {
+                notices = self.notices.read() => {
                     for notice in notices? {
                         self.targets.on_notice(&notice);
                     }
@@ -269,19 +270,23 @@ impl Session {
         true
     }
 
-    /// Asks for a report unless one is being made.
-    async fn request_report(&mut self, is_final: bool) -> anyhow::Result<()> {
-        if self.reporter.is_busy() && !is_final {
-            return Ok(());
+    /// Asks for a live report unless one is being made.
+    async fn request_report(&mut self) -> anyhow::Result<()> {
+        if !self.reporter.is_busy() {
+            let job = self.job(false).await?;
+            self.reporter.request(job);
         }
-        let snapshot = self.freeze().await?;
-        self.reporter.request(Job {
-            snapshot,
+        Ok(())
+    }
+
+    /// The state of everything now.
+    async fn job(&mut self, is_final: bool) -> anyhow::Result<Job> {
+        Ok(Job {
+            snapshot: self.freeze().await?,
             facts: measure::facts(&mut self.targets, self.command.as_mut()),
             measured: measure::measured(&mut self.targets, self.calibration)?,
             is_final,
-        });
-        Ok(())
+        })
     }
 
     async fn freeze(&mut self) -> anyhow::Result<Snapshot> {
@@ -295,25 +300,20 @@ impl Session {
         Ok(snapshot)
     }
 
-    /// Detaches, drains what is left, writes the last report.
+    /// Freezes, detaches, writes the last report.
     async fn finish(mut self, end: End) -> anyhow::Result<Outcome> {
-        let mut failure = None;
-        match end {
-            End::ReaderGone => {
-                self.detach();
-                return Ok(Outcome::ReaderGone);
-            }
-            End::Failed(error) => failure = Some(error),
-            End::Asked | End::TargetsGone => {}
-        }
+        let last = self.job(true).await;
         self.detach();
+        let mut failure = match end {
+            End::ReaderGone => return Ok(Outcome::ReaderGone),
+            End::Failed(error) => Some(error),
+            End::Asked | End::TargetsGone => None,
+        };
         if self.reporter.is_busy() {
             // A live report is being made; the last one follows it.
-            if let Err(error) = self.reporter.delivered().await {
-                failure = Some(error);
-            }
+            failure = self.reporter.delivered().await.err().or(failure);
         }
-        self.request_report(true).await?;
+        self.reporter.request(last?);
         let delivered = self.reporter.delivered().await;
         self.say_words();
         match (failure, delivered) {
@@ -350,23 +350,6 @@ fn end_of(delivered: Delivered) -> Option<End> {
         Ok(Delivery::ReaderGone) => Some(End::ReaderGone),
         Err(error) => Some(End::Failed(error)),
     }
-}
-
-/// Waits for notices and reads all there are.
-async fn read_notices(
-    ring: &mut AsyncFd<Ring>,
-) -> anyhow::Result<Vec<memtrace_common::notice::Notice>> {
-    use zerocopy::FromBytes as _;
-    let mut guard = ring.readable_mut().await.context("failed to wait for the probes' notices")?;
-    let mut notices = Vec::new();
-    while let Some(record) = guard.get_inner_mut().next() {
-        match memtrace_common::notice::Notice::read_from_bytes(&record) {
-            Ok(notice) => notices.push(notice),
-            Err(_) => log::warn!("a notice of the probes is damaged: {} bytes", record.len()),
-        }
-    }
-    guard.clear_ready();
-    Ok(notices)
 }
 
 /// The signals a session listens to.

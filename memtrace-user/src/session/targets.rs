@@ -21,7 +21,7 @@ use super::{
     target::Target,
 };
 use crate::{
-    ids::{ObjectId, Pid},
+    ids::Pid,
     probe::{Attacher, FileLinks, Maps, ProbeSite},
     target::{
         maps::MapsError,
