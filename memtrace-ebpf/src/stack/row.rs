@@ -29,7 +29,7 @@ pub(super) fn apply(walk: &mut Walk, addr: u64) -> Step {
     let cfa = match row_kind(row) {
         unwind::ROW_RSP => walk.sp + words,
         unwind::ROW_RBP => walk.bp + words,
-        unwind::ROW_CFA_AT_RBP => match walk.stack_word(walk.bp.wrapping_sub(words)) {
+        unwind::ROW_CFA_AT_RBP => match realigned(walk, words) {
             Some(cfa) => cfa,
             None => return walk.cut(stack::CUT_READ_FAULT, walk.pc),
         },
@@ -41,6 +41,16 @@ pub(super) fn apply(walk: &mut Walk, addr: u64) -> Step {
         _ => return walk.cut(stack::CUT_NO_ROW, walk.pc),
     };
     to_caller(walk, cfa, row_rbp_words(row))
+}
+
+/// The CFA of a frame that has realigned its stack, saved `distance` bytes below rbp. The caller's rbp is where rbp points:
+/// the distance from the CFA is not known, so it is restored here.
+#[inline(always)]
+fn realigned(walk: &mut Walk, distance: u64) -> Option<u64> {
+    let frame = walk.bp;
+    let cfa = walk.stack_word(frame.wrapping_sub(distance))?;
+    walk.bp = walk.stack_word(frame)?;
+    Some(cfa)
 }
 
 /// Restores rbp and the return address from the frame that ends at `cfa`.
