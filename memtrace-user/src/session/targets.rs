@@ -278,9 +278,10 @@ impl Targets {
             self.words.push(Word::Trouble { pid, comm, reason });
         }
         self.library.retire(old);
-        target.mapped = map.objects.iter().map(|object| object.id).collect();
+        let mapped = map.objects.iter().map(|object| object.id).collect();
         let news = self.attach_objects(pid, map.objects);
         if let Some(target) = self.live.get_mut(&pid) {
+            target.mapped = mapped;
             target.looked(news);
         }
         self.announce(pid);
