@@ -6,16 +6,10 @@
 //!
 //! aya-build does nearly the same, but cannot pass [`RUSTFLAGS`]' last argument.
 
-#![expect(
-    clippy::print_stdout,
-    clippy::print_stderr,
-    reason = "a build script speaks to cargo through its output"
-)]
-
 use std::{
     env, fs,
     path::{Path, PathBuf},
-    process::{Command, ExitCode},
+    process::Command,
 };
 
 use anyhow::{Context as _, Result, bail};
@@ -43,13 +37,10 @@ const SOURCES: [&str; 6] = [
     "../Cargo.lock",
 ];
 
-fn main() -> ExitCode {
-    match run() {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("error: {error:#}");
-            ExitCode::FAILURE
-        }
+/// An error is what cargo shows of it: any `cargo::error` fails the build.
+fn main() {
+    if let Err(error) = run() {
+        println!("cargo::error={error:#}");
     }
 }
 
@@ -86,37 +77,39 @@ fn build(target_dir: &Path) -> Result<()> {
         .env_remove("RUSTC_WORKSPACE_WRAPPER")
         .output()
         .context("failed to run cargo for the probes")?;
-    let said = String::from_utf8_lossy(&output.stderr);
-    if output.status.success() {
-        for line in said.lines() {
-            println!("cargo::warning={line}");
-        }
+    let built = output.status.success();
+    let kind = if built { "warning" } else { "error" };
+    for line in String::from_utf8_lossy(&output.stderr).lines() {
+        println!("cargo::{kind}={line}");
+    }
+    if built {
         return Ok(());
     }
-    eprintln!("{said}");
     for missing in missing_tools() {
-        eprintln!("{missing} is missing: run `cargo xtask setup`");
+        println!("cargo::error={missing} is missing: run `cargo xtask setup`");
     }
-    bail!("failed to build the probes ({})", output.status);
+    bail!("failed to build the probes ({})", output.status)
 }
 
 /// What `cargo xtask setup` would install.
-fn missing_tools() -> Vec<&'static str> {
+fn missing_tools() -> impl Iterator<Item = &'static str> {
     let sysroot = Command::new("rustc").args(["--print", "sysroot"]).output();
-    let library = sysroot.map(|output| {
+    let has_source = sysroot.is_ok_and(|output| {
         let sysroot = String::from_utf8_lossy(&output.stdout);
-        Path::new(sysroot.trim()).join("lib/rustlib/src/rust/library/core")
+        Path::new(sysroot.trim())
+            .join("lib/rustlib/src/rust/library/core")
+            .is_dir()
     });
     let path = env::var_os("PATH").unwrap_or_default();
-    let linker = env::split_paths(&path).any(|dir| dir.join("bpf-linker").is_file());
-    let mut missing = Vec::new();
-    if !library.is_ok_and(|library| library.is_dir()) {
-        missing.push("rust-src (the source of `core`)");
-    }
-    if !linker {
-        missing.push("bpf-linker");
-    }
-    missing
+    let has_linker = env::split_paths(&path).any(|dir| dir.join("bpf-linker").is_file());
+    let tools = [
+        ("rust-src (the source of `core`)", has_source),
+        ("bpf-linker", has_linker),
+    ];
+    tools
+        .into_iter()
+        .filter(|(_, found)| !found)
+        .map(|(tool, _)| tool)
 }
 
 /// A variable that cargo sets for every build script.

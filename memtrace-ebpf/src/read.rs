@@ -29,6 +29,13 @@ impl Registers {
         Self(ctx.cast())
     }
 
+    /// The register at `index` of the saved registers (`memtrace_common::cookie`).
+    #[inline(always)]
+    pub(crate) fn saved(self, index: u32) -> u64 {
+        // Through the helper: the verifier lets a context be read at constant offsets only.
+        kernel(self.0 as u64, (index & 15) * 8).unwrap_or(0)
+    }
+
     register! {
         /// First argument.
         arg0 = rdi,
@@ -62,7 +69,11 @@ pub(crate) fn user_word(addr: u64) -> Option<u64> {
 pub(crate) fn user_words<const N: usize>(words: &mut [u64; N], addr: u64) -> bool {
     // SAFETY: the length is that of the destination.
     let error = unsafe {
-        bpf_probe_read_user(words.as_mut_ptr().cast(), (N * 8) as u32, addr as *const c_void)
+        bpf_probe_read_user(
+            words.as_mut_ptr().cast(),
+            (N * 8) as u32,
+            addr as *const c_void,
+        )
     };
     error == 0
 }

@@ -26,4 +26,5 @@ pub mod resolve;
 pub mod report;
 pub mod plan;
 pub mod hint;
+pub mod session;
 pub mod cli;

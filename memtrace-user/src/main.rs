@@ -2,11 +2,12 @@
 
 use std::process::ExitCode;
 
-use memtrace::cli::{self, Actions};
+use memtrace::{
+    cli::{self, Actions},
+    probe::features,
+    session,
+};
 
 fn main() -> ExitCode {
-    cli::run(Actions {
-        trace: |_plan| anyhow::bail!("this build cannot trace"),
-        features: Vec::new,
-    })
+    cli::run(Actions { trace: session::trace, features: features::checks })
 }

@@ -1,7 +1,9 @@
 //! Places of the workspace and commands of the system, as every verb uses them.
 
 use std::{
-    env, fs,
+    env,
+    ffi::OsString,
+    fs,
     os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
     process::{Command, Stdio},
@@ -50,6 +52,24 @@ pub(crate) fn as_root(program: &str) -> Command {
     let mut sudo = Command::new("sudo");
     sudo.arg(program);
     sudo
+}
+
+/// Lets a cargo command, which stays an ordinary user's, start the binaries that it builds with root's rights and with
+/// these variables. sudo drops the environment, so they are named again.
+pub(crate) fn start_as_root<'a>(
+    cargo: &'a mut Command,
+    environment: &[(&str, OsString)],
+) -> &'a mut Command {
+    if !is_root() {
+        let words = environment
+            .iter()
+            .map(|(name, value)| format!(", '{name}={}'", value.display()));
+        let words: String = words.collect();
+        cargo.arg(format!(
+            "--config=target.x86_64-unknown-linux-gnu.runner=['sudo', 'env'{words}]"
+        ));
+    }
+    cargo.envs(environment.iter().map(|(name, value)| (name, value)))
 }
 
 /// Whether this process runs as root.

@@ -1,9 +1,6 @@
 //! `test`: everything that can fail, from format to other kernels, and one sum at the end.
 
-use std::{
-    ffi::OsString,
-    process::{Command, ExitCode},
-};
+use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::ValueEnum;
@@ -88,21 +85,10 @@ fn real(filter: Option<&str>) -> Result<Tally> {
     cargo
         .args(["test", "--no-fail-fast", "--package=memtrace-tests"])
         .args(filter);
-    as_root(&mut cargo);
-    tally::libtest(cargo.env("MEMTRACE_BIN", shell::memtrace()))
-}
-
-/// Lets cargo, which stays an ordinary user's, start the test binaries with root's rights. sudo drops the
-/// environment, so what the tests read is named again.
-fn as_root(cargo: &mut Command) {
-    if shell::is_root() {
-        return;
-    }
-    let mut memtrace = OsString::from("MEMTRACE_BIN=");
-    memtrace.push(shell::memtrace());
-    let ci = format!("CI={}", shell::is_ci());
-    let runner = format!("['sudo', 'env', '{}', '{ci}']", memtrace.display());
-    cargo.arg(format!(
-        "--config=target.x86_64-unknown-linux-gnu.runner={runner}"
-    ));
+    let ci = shell::is_ci().to_string();
+    let environment = [
+        ("MEMTRACE_BIN", shell::memtrace().into_os_string()),
+        ("CI", ci.into()),
+    ];
+    tally::libtest(shell::start_as_root(&mut cargo, &environment))
 }

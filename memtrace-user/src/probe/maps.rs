@@ -91,6 +91,8 @@ pub struct Maps {
     /// Objects with loaded rows.
     pub objects: HashMap<MapData, unwind::FileKey, unwind::Object>,
     stats: PerCpuArray<MapData, Stats>,
+    /// What memtrace's own calibration has counted.
+    before: Stats,
 }
 
 impl std::fmt::Debug for Maps {
@@ -130,17 +132,29 @@ impl Maps {
             processes: take(ebpf, "PROCESSES")?.try_into()?,
             objects: take(ebpf, "OBJECTS")?.try_into()?,
             stats: take(ebpf, "STATS")?.try_into()?,
+            before: Stats::default(),
         })
     }
 
-    /// The probes' counters, summed over all CPUs.
+    /// The probes' counters, summed over all CPUs, without what was counted before [`Maps::begin_counting`].
+    ///
+    /// # Errors
+    /// When the kernel refuses.
     pub fn stats(&self) -> anyhow::Result<Stats> {
         let per_cpu = self.stats.get(&0, 0).context("failed to read the probes' counters")?;
         let mut sum = Stats::default();
         for stats in per_cpu.iter() {
-            add(&mut sum, stats);
+            combine(&mut sum, stats, u64::wrapping_add);
         }
+        combine(&mut sum, &self.before, u64::wrapping_sub);
         Ok(sum)
+    }
+
+    /// Counts from zero.
+    pub(super) fn begin_counting(&mut self) -> anyhow::Result<()> {
+        let counted = self.stats()?;
+        combine(&mut self.before, &counted, u64::wrapping_add);
+        Ok(())
     }
 
     /// The probes' view of a process.
@@ -150,14 +164,14 @@ impl Maps {
     }
 }
 
-/// Adds one CPU's counters. All fields of [`Stats`] are `u64` counters.
-fn add(sum: &mut Stats, one: &Stats) {
+/// Combines counters one by one. All fields of [`Stats`] are `u64` counters.
+fn combine(counters: &mut Stats, others: &Stats, with: fn(u64, u64) -> u64) {
     use zerocopy::{FromBytes as _, IntoBytes as _};
-    let words = <[u64]>::ref_from_bytes(one.as_bytes());
-    let sums = <[u64]>::mut_from_bytes(sum.as_mut_bytes());
-    if let (Ok(words), Ok(sums)) = (words, sums) {
-        for (sum, word) in sums.iter_mut().zip(words) {
-            *sum = sum.wrapping_add(*word);
+    let others = <[u64]>::ref_from_bytes(others.as_bytes());
+    let counters = <[u64]>::mut_from_bytes(counters.as_mut_bytes());
+    if let (Ok(others), Ok(counters)) = (others, counters) {
+        for (counter, other) in counters.iter_mut().zip(others) {
+            *counter = with(*counter, *other);
         }
     }
 }

@@ -5,6 +5,7 @@
 
 mod btf;
 mod calibrate;
+pub mod features;
 mod link;
 mod maps;
 mod program;
@@ -20,7 +21,7 @@ use aya::{
 };
 
 pub use self::{
-    btf::BtfError,
+    btf::{BtfError, VMLINUX},
     calibrate::Calibration,
     link::{FileLinks, ProbeSite},
     maps::{Arrays, MappedArray, Maps, Ring, Rings},
@@ -61,7 +62,7 @@ pub struct ProbeOptions {
 impl Default for ProbeOptions {
     fn default() -> Self {
         Self {
-            event_ring_bytes: 64 << 20,
+            event_ring_bytes: 32 << 20,
             unwind_rows: 1 << 22,
             level: None,
             unwinder: None,
@@ -71,13 +72,23 @@ impl Default for ProbeOptions {
     }
 }
 
+/// Loaded probes, in the parts that go to those who use them.
+#[derive(Debug)]
+pub struct Loaded {
+    /// Keeps the tracepoints attached.
+    pub probes: Probes,
+    /// What the session keeps up to date and reads.
+    pub maps: Maps,
+    /// What is read as it is written.
+    pub rings: Rings,
+    /// What the stack walk reads.
+    pub arrays: Arrays,
+}
+
 /// Loaded probes. Dropping it removes the tracepoints; links are the caller's.
 #[derive(Debug)]
 pub struct Probes {
-    /// The maps.
-    pub maps: Maps,
-    /// What a probe costs here.
-    pub calibration: Calibration,
+    calibration: Calibration,
     attacher: Attacher,
     ebpf: Ebpf,
 }
@@ -116,25 +127,30 @@ impl Attacher {
 }
 
 impl Probes {
-    /// Loads the probes in the best form this kernel takes and attaches the tracepoints. The rings and arrays go to those
-    /// who read and fill them.
+    /// Loads the probes in the best form this kernel takes and attaches the tracepoints.
     ///
     /// # Errors
     /// When the kernel's types are missing, a map cannot be made, or no form of the programs is accepted; the error says
     /// which forms were tried and why each failed.
-    pub fn load(options: &ProbeOptions) -> anyhow::Result<(Self, Rings, Arrays)> {
+    pub fn load(options: &ProbeOptions) -> anyhow::Result<Loaded> {
         anyhow::ensure!(!OBJECT.is_empty(), "this memtrace was built without probes (MEMTRACE_SKIP_EBPF=1)");
         let types = KernelTypes::of_running_kernel()?;
         let mut ebpf = load_maps(options, &types)?;
-        let programs = load_programs(options, &types, &mut ebpf)?;
+        let programs = Arc::new(load_programs(options, &types, &mut ebpf)?);
         attach_tracepoints(&mut ebpf)?;
-        let maps = Maps::take(&mut ebpf)?;
+        let mut maps = Maps::take(&mut ebpf)?;
         let rings = Rings::take(&mut ebpf)?;
         let arrays = Arrays::take(&mut ebpf)?;
-        let attacher = Attacher { programs: Arc::new(programs) };
-        let mut probes = Self { maps, calibration: Calibration::default(), attacher, ebpf };
-        probes.calibration = calibrate::measure(&probes)?;
-        Ok((probes, rings, arrays))
+        let calibration = calibrate::measure(&programs, &maps)?;
+        maps.begin_counting()?;
+        let probes = Self { calibration, attacher: Attacher { programs }, ebpf };
+        Ok(Loaded { probes, maps, rings, arrays })
+    }
+
+    /// What a probe costs here.
+    #[must_use]
+    pub fn calibration(&self) -> Calibration {
+        self.calibration
     }
 
     /// What attaches them.
@@ -233,8 +249,9 @@ mod tests {
                     ..ProbeOptions::default()
                 };
                 let probes = Probes::load(&options);
-                let (probes, _rings, _arrays) = probes.unwrap_or_else(|error| panic!("{level}, {unwinder}: {error:#}"));
-                eprintln!("{level} {unwinder} {:?}", probes.calibration);
+                let loaded = probes.unwrap_or_else(|error| panic!("{level}, {unwinder}: {error:#}"));
+                assert_eq!(loaded.probes.attacher().level(), level);
+                assert!(!loaded.probes.calibration().entry.is_zero());
             }
         }
     }

@@ -11,8 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use memtrace_common::unwind as wire;
-use object::read::ReadCache;
+use memtrace_common::{cookie, kind, unwind as wire};
 
 use crate::{
     ids::{ObjectId, Pid},
@@ -91,11 +90,6 @@ impl Library {
             runs: Space::new(runs),
             graveyard: VecDeque::new(),
         }
-    }
-
-    /// Objects whose rows found no room.
-    pub(super) fn left_out(&self) -> usize {
-        self.tables.left_out()
     }
 
     /// Looks at a process's mappings, loads what is new and puts the run where the probes read it.
@@ -182,29 +176,36 @@ impl Library {
 }
 
 fn find_sites(object: &Object) -> Sites {
-    let Some(file) = object.file() else {
+    let Some((image, elf)) = object.contents() else {
         return Sites::None;
     };
-    let Ok(file) = file.try_clone() else {
-        return Sites::None;
-    };
-    match allocator::discover(&ReadCache::new(file)) {
-        Ok(Discovery::Found(found)) => {
+    match allocator::discover(image, elf) {
+        Discovery::Found(found) => {
             for note in &found.notes {
                 log::info!("{}: {note}", object.path.display());
             }
-            let sites = found
+            let mut sites: Vec<ProbeSite> = found
                 .functions
                 .iter()
-                .map(|function| ProbeSite { file_off: function.point.file_off, kind: function.kind })
+                .map(|function| ProbeSite {
+                    file_off: function.point.file_off,
+                    cookie: cookie::pack(function.kind, function.point.arguments),
+                })
                 .collect();
-            Sites::Found(sites, format!("{:?}", found.flavour).to_lowercase())
+            // Probes are placed one after the other while the process runs. A block whose making is seen must not be
+            // freed unseen, so what ends blocks comes first.
+            sites.sort_by_key(|site| attach_order(cookie::kind(site.cookie)));
+            Sites::Found(sites.into(), format!("{:?}", found.flavour).to_lowercase())
         }
-        Ok(Discovery::Absent(Absence::Stripped)) => Sites::Hidden,
-        Ok(Discovery::Absent(Absence::Imported)) => Sites::None,
-        Err(error) => {
-            log::debug!("{}: {error}", object.path.display());
-            Sites::None
-        }
+        Discovery::Absent(Absence::Stripped | Absence::Unknown) => Sites::Hidden,
+        Discovery::Absent(Absence::Imported) => Sites::None,
+    }
+}
+
+fn attach_order(kind: u32) -> u32 {
+    match kind {
+        kind::FREE | kind::FREE_OUTER => 0,
+        kind::REALLOC | kind::REALLOCARRAY => 1,
+        _ => 2,
     }
 }

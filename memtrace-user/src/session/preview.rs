@@ -13,7 +13,7 @@ use std::{
     process::{self, Stdio},
 };
 
-use object::{Object as _, read::elf::FileHeader as _, read::elf::ProgramHeader as _};
+use object::read::elf::ProgramHeader as _;
 
 /// Scripts whose interpreter is a script again; the kernel follows four (`BINPRM_MAX_RECURSION`... of binfmt_script).
 const MAX_INTERPRETERS: u32 = 4;

@@ -1,15 +1,17 @@
 //! One traced process as the session holds it.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{HashMap, HashSet, VecDeque},
     ops::Range,
     path::PathBuf,
     time::{Duration, Instant},
 };
 
+use super::measure::facts_of;
 use crate::{
-    ids::{ObjectId, Pid},
+    ids::{Bytes, ObjectId, Pid},
     probe::FileLinks,
+    report::ProcessFacts,
     target::procfs::{self, ProcessInfo},
 };
 
@@ -24,6 +26,9 @@ const YOUNG: [Duration; 4] = [
 const SHORTEST_PAUSE: Duration = Duration::from_millis(20);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
+/// Earlier programs of a process that are remembered.
+const MAX_FORMER: usize = 64;
+
 /// A traced process.
 #[derive(Debug)]
 pub(super) struct Target {
@@ -37,6 +42,8 @@ pub(super) struct Target {
     pub(super) followed: bool,
     /// Its probes, by file.
     pub(super) links: HashMap<ObjectId, FileLinks>,
+    /// Files it mapped when it was last looked at.
+    pub(super) mapped: Vec<ObjectId>,
     /// Files whose probes are being attached.
     pub(super) pending: HashSet<ObjectId>,
     /// Whether the user has been told of it.
@@ -45,6 +52,10 @@ pub(super) struct Target {
     pub(super) run: Range<u32>,
     /// Whether it has ended.
     pub(super) exited: bool,
+    /// Resident memory when last seen.
+    pub(super) rss: Bytes,
+    /// What was known of it when it ran other programs, the latest ones.
+    pub(super) former: VecDeque<((Pid, u32), ProcessFacts)>,
     /// CPU time it had used when it was first seen.
     pub(super) cpu_before: Duration,
     /// CPU time it has used since, as last seen.
@@ -72,10 +83,13 @@ impl Target {
             exec_count: 0,
             followed,
             links: HashMap::new(),
+            mapped: Vec::new(),
             pending: HashSet::new(),
             announced: false,
             run: 0..0,
             exited: false,
+            rss: procfs::rss(pid).unwrap_or_default(),
+            former: VecDeque::new(),
             cpu_before: procfs::cpu_time(pid).unwrap_or_default(),
             cpu_since: Duration::ZERO,
             looks: Looks { due: None, young: [].iter(), began: now, pause: SHORTEST_PAUSE, last: now },
@@ -94,6 +108,10 @@ impl Target {
 
     /// It runs another program from here on.
     pub(super) fn begin_program(&mut self, comm: String) {
+        if self.former.len() == MAX_FORMER {
+            self.former.pop_front();
+        }
+        self.former.push_back(((self.pid(), self.exec_count), facts_of(self)));
         self.exec_count += 1;
         self.info.comm = comm;
         self.exe = procfs::exe(self.pid()).unwrap_or_default();

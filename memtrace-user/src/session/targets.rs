@@ -21,7 +21,8 @@ use super::{
     target::Target,
 };
 use crate::{
-    ids::{ObjectId, Pid},
+    ids::Pid,
+    plan::Selection,
     probe::{Attacher, FileLinks, Maps, ProbeSite},
     target::{
         maps::MapsError,
@@ -35,15 +36,6 @@ use crate::{
 const PARALLEL_ATTACHES: usize = 16;
 /// Ended processes that are remembered for reports.
 const MAX_EXITED: usize = 1024;
-
-/// Who is selected.
-#[derive(Clone, Debug, Default)]
-pub struct Selection {
-    /// A process is selected when any of these takes it.
-    pub rules: Vec<Rule>,
-    /// Children of a selected process are selected.
-    pub follow_children: bool,
-}
 
 /// An attach that has ended.
 #[derive(Debug)]
@@ -113,14 +105,19 @@ impl Targets {
         self.live.is_empty()
     }
 
+    /// Whether nothing has been traced so far.
+    pub(super) fn is_untouched(&self) -> bool {
+        self.live.is_empty() && self.exited.is_empty()
+    }
+
+    /// Whether all probes of a process are in place, or it is gone.
+    pub(super) fn is_attached(&self, pid: Pid) -> bool {
+        self.live.get(&pid).is_none_or(|target| target.pending.is_empty())
+    }
+
     /// The probes' tables and counters.
     pub(super) fn maps(&self) -> &Maps {
         &self.maps
-    }
-
-    /// The library of files.
-    pub(super) fn library(&self) -> &Library {
-        &self.library
     }
 
     /// What is to be said since the last call.
@@ -144,8 +141,9 @@ impl Targets {
     }
 
     /// Traces a held child before it becomes its program: attaches to the files the program will map.
-    pub(super) fn begin_held(&mut self, pid: Pid, files: &[impl AsRef<Path>]) {
-        if let Some(info) = procfs::process(pid) {
+    pub(super) fn begin_held(&mut self, pid: Pid, program: &Path, files: &[impl AsRef<Path>]) {
+        if let Some(mut info) = procfs::process(pid) {
+            info.comm = program.file_name().unwrap_or_default().to_string_lossy().into_owned();
             self.begin(info, false);
         }
         let objects: Vec<_> =
@@ -189,9 +187,7 @@ impl Targets {
                 self.words.push(Word::Trouble { pid, comm: target.info.comm.clone(), reason });
             }
         }
-        if target.pending.is_empty() {
-            self.announce(pid);
-        }
+        self.announce(pid);
     }
 
     /// Looks at processes whose time has come; gives the next time.
@@ -282,10 +278,12 @@ impl Targets {
             self.words.push(Word::Trouble { pid, comm, reason });
         }
         self.library.retire(old);
+        target.mapped = map.objects.iter().map(|object| object.id).collect();
         let news = self.attach_objects(pid, map.objects);
         if let Some(target) = self.live.get_mut(&pid) {
             target.looked(news);
         }
+        self.announce(pid);
     }
 
     /// Attaches to the allocators among `objects` that are not attached yet; says whether there were any.
@@ -323,21 +321,23 @@ impl Targets {
         news
     }
 
+    /// Says once for each program that its probes are in place.
     fn announce(&mut self, pid: Pid) {
         let Some(target) = self.live.get_mut(&pid) else {
             return;
         };
-        if target.announced || target.links.is_empty() {
+        if target.announced || !target.pending.is_empty() {
             return;
         }
         let mut found = Vec::new();
         let mut functions = 0;
-        for object in target.links.keys() {
-            if let Some(Sites::Found(sites, flavour)) = self.library.known_sites(*object) {
-                if flavour != "linker" {
-                    functions += sites.len();
-                    found.push(flavour.clone());
-                }
+        // A link outlives the program it was made for: only files that are mapped count.
+        for object in target.mapped.iter().filter(|object| target.links.contains_key(object)) {
+            if let Some(Sites::Found(sites, flavour)) = self.library.known_sites(*object)
+                && flavour != "linker"
+            {
+                functions += sites.len();
+                found.push(flavour.clone());
             }
         }
         if found.is_empty() {

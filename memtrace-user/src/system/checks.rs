@@ -21,7 +21,7 @@ pub fn checks(system: &System) -> Vec<Check> {
         capabilities(privileges),
         mapped_files(privileges),
         btf(system),
-        tracefs(system),
+        uprobes(system),
         perf_events(system, has_perfmon),
         unprivileged_bpf(system, privileges),
         lockdown(system),
@@ -105,17 +105,17 @@ fn btf(system: &System) -> Check {
     }
 }
 
-/// Said because it is often asked for: raw tracepoints and perf's uprobe source do without.
-fn tracefs(system: &System) -> Check {
-    const NAME: &str = "tracefs";
-    let places = ["/sys/kernel/tracing", "/sys/kernel/debug/tracing"];
-    let mounted = places
-        .iter()
-        .find(|place| system.has(format!("{place}/events/sched")));
-    let place = mounted.map_or("not mounted".to_owned(), |place| {
-        format!("mounted at {place}")
-    });
-    Check::ok(NAME, format!("{place}; memtrace does not need it"))
+fn uprobes(system: &System) -> Check {
+    const NAME: &str = "uprobes";
+    if system.has("/sys/bus/event_source/devices/uprobe/type") {
+        Check::ok(NAME, "supported")
+    } else {
+        Check::missing(
+            NAME,
+            "the kernel has none",
+            "use a kernel built with CONFIG_UPROBE_EVENTS=y",
+        )
+    }
 }
 
 fn perf_events(system: &System, has_perfmon: bool) -> Check {
@@ -237,7 +237,6 @@ mod tests {
             "Max locked memory         8388608   8388608   bytes\n",
         ),
         ("sys/kernel/btf/vmlinux", "btf"),
-        ("sys/kernel/tracing/events/sched", ""),
         ("proc/sys/kernel/perf_event_paranoid", "3\n"),
         ("proc/sys/kernel/unprivileged_bpf_disabled", "2\n"),
         (
@@ -245,6 +244,7 @@ mod tests {
             "none [integrity] confidentiality\n",
         ),
         ("proc/self/ns/place", ""),
+        ("sys/bus/event_source/devices/uprobe/type", "8\n"),
     ];
 
     fn write(root: &Path, path: &str, text: &str) {
@@ -296,6 +296,7 @@ mod tests {
                 "Uid:\t1\t1\t1\t1\nCapEff:\t0\n",
             ),
             ("kernel types (BTF)", "sys/kernel/btf/vmlinux", ""),
+            ("uprobes", "sys/bus/event_source/devices/uprobe/type", ""),
             (
                 "perf_event_paranoid",
                 "proc/self/status",

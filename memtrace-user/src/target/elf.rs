@@ -20,6 +20,8 @@ use super::{image::Image, object::Unusable};
 /// Bytes of a page on x86-64.
 pub const PAGE_SIZE: u64 = 4096;
 
+/// Loaded segments that are kept; linkers write about five.
+const MAX_SEGMENTS: usize = 64;
 /// Section headers that are read; linkers write some dozens.
 const MAX_SECTIONS: u16 = 16_384;
 /// Bytes of notes that are searched for the build id.
@@ -40,6 +42,8 @@ pub struct Elf {
     pub build_id: Option<Box<[u8]>>,
     /// Where `PT_GNU_EH_FRAME` says that the index of the unwind information lies.
     pub eh_frame_hdr: Option<Range<u64>>,
+    /// Where `PT_DYNAMIC` says that the dynamic linker's tables lie; none in a static executable.
+    pub dynamic: Option<Range<u64>>,
     sections: Vec<Section>,
 }
 
@@ -88,6 +92,8 @@ pub struct Function {
     pub rel: u32,
     /// Its bytes; 0 when the symbol does not say (assembly).
     pub size: u32,
+    /// Whether the symbol says that it is a function; otherwise it may be a label.
+    pub is_typed: bool,
 }
 
 impl Elf {
@@ -112,10 +118,8 @@ impl Elf {
             entry: rel_in(&segments, entry.wrapping_sub(base)),
             segments,
             build_id: read_build_id(image, &headers),
-            eh_frame_hdr: headers
-                .iter()
-                .find(|header| header.p_type.get(LE) == elf::PT_GNU_EH_FRAME)
-                .map(vaddr_range),
+            eh_frame_hdr: vaddr_range_of(&headers, elf::PT_GNU_EH_FRAME),
+            dynamic: vaddr_range_of(&headers, elf::PT_DYNAMIC),
             sections: read_sections(image, &header).unwrap_or_default(),
         })
     }
@@ -140,6 +144,19 @@ impl Elf {
         self.sections
             .iter()
             .find(|section| *section.name == *name && !section.file.is_empty())
+    }
+
+    /// A section by its index, as other sections refer to it.
+    #[must_use]
+    pub fn section_at(&self, index: u32) -> Option<&Section> {
+        self.sections.get(index as usize)
+    }
+
+    /// The sections of a type (`SHT_*`).
+    pub fn sections_of_kind(&self, kind: u32) -> impl Iterator<Item = &Section> {
+        self.sections
+            .iter()
+            .filter(move |section| section.kind == kind)
     }
 
     /// Where the file has the bytes from `vaddr` to the end of the segment around it.
@@ -194,6 +211,7 @@ impl Elf {
                 Some(Function {
                     rel,
                     size: u32::try_from(symbol.st_size.get(LE)).ok()?,
+                    is_typed: symbol.st_type() != elf::STT_NOTYPE,
                 })
             })
             .collect()
@@ -289,12 +307,17 @@ fn load_segments(image: &Image, headers: &[ProgramHeader64<LE>], base: u64) -> V
             segment.rel <= u64::from(u32::MAX)
                 && segment.file_size <= u64::from(u32::MAX) - segment.rel
         })
+        .take(MAX_SEGMENTS)
         .collect()
 }
 
-fn vaddr_range(header: &ProgramHeader64<LE>) -> Range<u64> {
+/// The addresses of the first segment of a type.
+fn vaddr_range_of(headers: &[ProgramHeader64<LE>], segment_type: u32) -> Option<Range<u64>> {
+    let header = headers
+        .iter()
+        .find(|header| header.p_type.get(LE) == segment_type)?;
     let start = header.p_vaddr.get(LE);
-    start..start.saturating_add(header.p_memsz.get(LE))
+    Some(start..start.saturating_add(header.p_memsz.get(LE)))
 }
 
 fn read_build_id(image: &Image, headers: &[ProgramHeader64<LE>]) -> Option<Box<[u8]>> {

@@ -227,39 +227,69 @@ fn find_in(mut layer: Option<&Arc<Layer>>, key: Key) -> Option<Block> {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
+    use std::collections::{BTreeMap, BTreeSet};
 
     use proptest::prelude::*;
 
     use super::*;
     use crate::ids::Millis;
 
-    /// What is done to one of several related shards, chosen by the first field.
-    #[derive(Clone, Debug)]
-    enum Step {
-        Insert(usize, u64),
-        Remove(usize, u64),
-        Fork(usize),
-        Drop(usize),
-        Forget(usize),
+    /// What is done to one of several related shards.
+    #[derive(Clone, Copy, Debug)]
+    enum Action {
+        Insert(u64),
+        Remove(u64),
+        Fork,
+        Drop,
+        Forget,
     }
 
-    fn steps() -> impl Strategy<Value = Vec<Step>> {
-        let step = prop_oneof![
-            12 => (any::<usize>(), 0..200_u64).prop_map(|(at, addr)| Step::Insert(at, addr)),
-            8 => (any::<usize>(), 0..200_u64).prop_map(|(at, addr)| Step::Remove(at, addr)),
-            3 => any::<usize>().prop_map(Step::Fork),
-            2 => any::<usize>().prop_map(Step::Drop),
-            1 => any::<usize>().prop_map(Step::Forget),
+    fn steps() -> impl Strategy<Value = Vec<(usize, Action)>> {
+        let action = prop_oneof![
+            12 => (0..ADDRESSES).prop_map(Action::Insert),
+            8 => (0..ADDRESSES).prop_map(Action::Remove),
+            3 => Just(Action::Fork),
+            2 => Just(Action::Drop),
+            1 => Just(Action::Forget),
         ];
-        prop::collection::vec(step, 0..400)
+        prop::collection::vec((any::<usize>(), action), 0..400)
     }
+
+    const ADDRESSES: u64 = 200;
+    const MAX_SHARDS: usize = 8;
 
     /// A shard and the plain map it must equal. Inserted blocks have the sizes 0, 1, 2, …, so that no two are
     /// alike.
     type Pair = (Shard, BTreeMap<u64, u64>);
 
-    fn content(shard: &Shard) -> BTreeMap<u64, u64> {
+    fn take_step(pairs: &mut Vec<Pair>, at: usize, action: Action, size: u64) {
+        let count = pairs.len();
+        let (shard, model) = &mut pairs[at];
+        match action {
+            Action::Insert(addr) => {
+                let old = shard.insert(Key::new(addr), Block::new(size, 0, Millis(0)));
+                assert_eq!(old.map(|block| block.size()), model.insert(addr, size));
+            }
+            Action::Remove(addr) => {
+                let old = shard.remove(Key::new(addr));
+                assert_eq!(old.map(|block| block.size()), model.remove(&addr));
+            }
+            Action::Fork if count < MAX_SHARDS => {
+                let child = (shard.fork(1), model.clone());
+                pairs.push(child);
+            }
+            Action::Drop if count > 1 => drop(pairs.swap_remove(at)),
+            Action::Fork | Action::Drop => {}
+            Action::Forget => {
+                let mut forgotten = BTreeSet::new();
+                shard.forget_shared(|block| assert!(forgotten.insert(block.size())));
+                model.retain(|_, size| !forgotten.contains(size));
+                assert!(shard.shared.is_none());
+            }
+        }
+    }
+
+    fn check((shard, model): &Pair) {
         let mut content = BTreeMap::new();
         shard.for_each(0, |addr, block| {
             assert_eq!(
@@ -268,7 +298,17 @@ mod tests {
                 "visited twice: {addr}"
             );
         });
-        content
+        assert_eq!(&content, model);
+        for addr in 0..ADDRESSES {
+            assert_eq!(
+                shard.contains(Key::new(addr)),
+                model.contains_key(&addr),
+                "{addr}"
+            );
+        }
+        let sizes = layer_sizes(shard);
+        let grows = sizes.is_sorted_by(|upper, lower| *lower >= upper * RATIO);
+        assert!(grows, "{sizes:?}");
     }
 
     /// Sizes of the layers, topmost first.
@@ -277,60 +317,17 @@ mod tests {
         layers.map(|layer| layer.table.len()).collect()
     }
 
-    fn take_step(pairs: &mut Vec<Pair>, step: &Step, size: u64) {
-        let (Step::Insert(at, _)
-        | Step::Remove(at, _)
-        | Step::Fork(at)
-        | Step::Drop(at)
-        | Step::Forget(at)) = *step;
-        let count = pairs.len();
-        let at = at % count;
-        let (shard, model) = &mut pairs[at];
-        match *step {
-            Step::Insert(_, addr) => {
-                let old = shard.insert(Key::new(addr), Block::new(size, 0, Millis(0)));
-                assert_eq!(old.map(|block| block.size()), model.insert(addr, size));
-            }
-            Step::Remove(_, addr) => {
-                let old = shard.remove(Key::new(addr));
-                assert_eq!(old.map(|block| block.size()), model.remove(&addr));
-            }
-            Step::Fork(_) => {
-                let child = (shard.fork(1), model.clone());
-                pairs.push(child);
-            }
-            Step::Drop(_) if count > 1 => drop(pairs.swap_remove(at)),
-            Step::Drop(_) => {}
-            Step::Forget(_) => {
-                let (mut own, mut forgotten) = (model.clone(), Vec::new());
-                shard.forget_shared(|block| forgotten.push(block.size()));
-                *model = content(shard);
-                own.retain(|addr, _| !model.contains_key(addr));
-                forgotten.sort_unstable();
-                let mut gone: Vec<u64> = own.into_values().collect();
-                gone.sort_unstable();
-                assert_eq!(forgotten, gone);
-            }
-        }
-    }
-
     proptest! {
         #[test]
         fn related_shards_equal_copied_maps(steps in steps()) {
             let ledger = Ledger::new(usize::MAX);
             let mut pairs: Vec<Pair> = vec![(Shard::new(Arc::clone(&ledger)), BTreeMap::new())];
-            for (size, step) in (0..).zip(&steps) {
-                take_step(&mut pairs, step, size);
-                for (shard, model) in &pairs {
-                    prop_assert_eq!(&content(shard), model);
-                    let sizes = layer_sizes(shard);
-                    prop_assert!(sizes.is_sorted_by(|upper, lower| lower >= &(upper * RATIO)), "{sizes:?}");
-                    let missing = (0..200).find(|addr| {
-                        shard.contains(Key::new(*addr)) != model.contains_key(addr)
-                    });
-                    prop_assert_eq!(missing, None);
-                }
+            for (size, (at, action)) in (0..).zip(steps) {
+                let at = at % pairs.len();
+                take_step(&mut pairs, at, action, size);
+                pairs.get(at).into_iter().for_each(check);
             }
+            pairs.iter().for_each(check);
             pairs.clear();
             prop_assert_eq!((ledger.entries(), ledger.bytes()), (0, 0));
         }

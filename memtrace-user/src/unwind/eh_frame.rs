@@ -254,4 +254,4 @@ fn deref_below_rbp(expression: &[u8]) -> Rule {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

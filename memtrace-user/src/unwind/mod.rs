@@ -15,4 +15,5 @@ pub mod object_rows;
 pub mod pages;
 pub mod rows;
 pub mod space;
+pub mod stack_depth;
 pub mod tables;

@@ -9,6 +9,7 @@ use super::{
     eh_frame::{self, CfiStats},
     pages,
     rows::RowsBuilder,
+    stack_depth::{self, DepthStats},
 };
 use crate::target::object::Object;
 
@@ -24,6 +25,8 @@ pub struct ObjectRows {
     pub pages: Vec<u64>,
     /// What the call frame information gave.
     pub cfi: CfiStats,
+    /// What decoding gave for code without any.
+    pub depth: DepthStats,
 }
 
 impl ObjectRows {
@@ -36,12 +39,18 @@ impl ObjectRows {
         }
         let mut builder = RowsBuilder::default();
         let cfi = eh_frame::add_rows(image, elf, &mut builder);
+        let depth = stack_depth::add_rows(image, elf, &mut builder);
         let rows = builder.finish();
         if rows.is_empty() {
             return Err(CUT_NO_ROW);
         }
         let pages = pages::build(&rows, code_end);
-        Ok(Self { rows, pages, cfi })
+        Ok(Self {
+            rows,
+            pages,
+            cfi,
+            depth,
+        })
     }
 
     /// The row in force at `rel`.

@@ -28,22 +28,21 @@ pub(crate) fn install() -> Result<()> {
         return Ok(());
     }
     shell::say(&format!("installing rust-src {}", rustc.version));
-    let from_rustup = from_rustup();
-    if from_rustup.is_ok() && rustc.has_source() {
+    if ask_rustup().is_ok() && rustc.has_source() {
         return Ok(());
     }
     shell::say(&format!(
         "not from rustup; trying Debian's package in {SUITE}"
     ));
-    rustc.from_debian().with_context(|| {
+    rustc.unpack_debian().with_context(|| {
         format!(
-            "rust-src {} is in reach of neither rustup nor apt; install by hand: rustup component add rust-src",
+            "failed to install rust-src {}; by hand: rustup component add rust-src",
             rustc.version
         )
     })
 }
 
-fn from_rustup() -> Result<()> {
+fn ask_rustup() -> Result<()> {
     let mut rustup = Command::new("rustup");
     rustup.args(["--quiet", "component", "add", "rust-src"]);
     shell::run(rustup.current_dir(shell::root()))
@@ -85,7 +84,7 @@ impl Rustc {
         format!("rustc-{}", self.version)
     }
 
-    /// Whether the source is there. A link that [`Self::from_debian`] made for another compiler does not count.
+    /// Whether the source is there. A link that [`Self::unpack_debian`] made for another compiler does not count.
     fn has_source(&self) -> bool {
         let fits =
             fs::read_link(self.source()).map_or(true, |link| link.ends_with(self.versioned()));
@@ -93,7 +92,7 @@ impl Rustc {
     }
 
     /// Unpacks Debian's package beside the link that makes it the toolchain's own.
-    fn from_debian(&self) -> Result<()> {
+    fn unpack_debian(&self) -> Result<()> {
         let writable = fs::create_dir_all(&self.sources);
         writable.with_context(|| {
             format!(

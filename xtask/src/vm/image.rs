@@ -1,6 +1,7 @@
 //! What is inside the VM: one initramfs for every kernel, with busybox, memtrace, the tests and what they link to.
 //!
-//! Everything lies at the path it has here, so that the paths compiled into the test binaries hold.
+//! Our own things lie in `/t`. The programs that the tests trace, their sources, and libraries lie where they lie here,
+//! because the tests and the loader look for them there.
 
 use std::{
     fs::{self, File},

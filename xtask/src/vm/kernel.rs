@@ -72,11 +72,12 @@ fn download(wanted: &Wanted, offered: &[String], apt: &Apt, dir: &Path) -> Resul
     let scratch = dir.join("unpacked");
     let home = dir.join("kernels").join(wanted.to_string());
     fs::create_dir_all(&home)?;
-    for path in ["boot/vmlinuz-*", "usr/lib/modules/*/vmlinuz"] {
-        if apt.unpack(package, path, &scratch).is_ok() {
-            break;
-        }
-    }
+    let path = if package.starts_with("linux-binary") {
+        "usr/lib/modules/*/vmlinuz"
+    } else {
+        "boot/vmlinuz-*"
+    };
+    apt.unpack(package, path, &scratch)?;
     let image =
         find_image(&scratch)?.with_context(|| format!("`{package}` holds no kernel image"))?;
     let vmlinuz = home.join("vmlinuz");

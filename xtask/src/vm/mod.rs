@@ -4,6 +4,7 @@ mod cpio;
 mod guest;
 mod image;
 mod kernel;
+mod payload;
 
 use std::{fs, path::Path, process::ExitCode};
 
@@ -104,5 +105,5 @@ fn print(kernel: &Kernel, outcome: &Outcome, log: &Path) -> Tally {
 /// memtrace as it is released, the test binaries, and the programs they trace.
 fn build_image(out: &Path) -> Result<()> {
     run::build()?;
-    image::build(out, &[], &[])
+    image::build(out, &payload::tests()?, &payload::programs()?)
 }

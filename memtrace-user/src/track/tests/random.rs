@@ -77,7 +77,10 @@ fn a_process_event() -> impl Strategy<Value = Event> {
 
 fn a_filter() -> impl Strategy<Value = BlockFilter> {
     let size = || prop::option::of(prop::sample::select(&SIZES[..]).prop_map(Bytes));
-    let age = prop_oneof![Just(0), 0..2_000_000_u64].prop_map(Duration::from_micros);
+    // Ages that blocks really have, and those just below and above.
+    let age =
+        (0..30_u64, 0..3_u64).prop_map(|(waits, off)| (waits * 100_000 + off).saturating_sub(1));
+    let age = prop_oneof![Just(0), age].prop_map(Duration::from_micros);
     let filter = (age, size(), size());
     filter.prop_map(|(min_age, min_size, max_size)| BlockFilter {
         min_age,
@@ -97,7 +100,8 @@ fn an_action() -> impl Strategy<Value = Action> {
 }
 
 fn steps(action: impl Strategy<Value = Action>) -> impl Strategy<Value = Vec<Step>> {
-    let step = (0..300_u32, action).prop_map(|(wait, action)| Step { wait, action });
+    let wait = prop_oneof![Just(0), Just(100), Just(300)];
+    let step = (wait, action).prop_map(|(wait, action)| Step { wait, action });
     prop::collection::vec(step, 0..MAX_STEPS)
 }
 

@@ -48,7 +48,7 @@ const REALIGNED: &str = "
     int main(int count, char **words) { return realigned(count * 16, 1, 2, 3, 4, 5, 6, 7); }
 ";
 
-fn compile(source: &str, flags: &[&str]) -> tempfile::TempPath {
+pub(crate) fn compile(source: &str, flags: &[&str]) -> tempfile::TempPath {
     let mut file = tempfile::Builder::new().suffix(".c").tempfile().unwrap();
     std::io::Write::write_all(&mut file, source.as_bytes()).unwrap();
     let program = tempfile::NamedTempFile::new().unwrap().into_temp_path();
