@@ -239,9 +239,8 @@ fn columns_wanted() -> Option<usize> {
         .filter(|&columns| columns > 0)
 }
 
-/// The path of an error's file, for hints.
 impl OutputError {
-    /// What could not be written.
+    /// The file, for hints.
     #[must_use]
     pub fn path(&self) -> &Path {
         match self {
