@@ -15,10 +15,10 @@ fn patched_call<const ID: u32>(ctx: *mut c_void) -> u64 {
     unsafe { call(ctx) }
 }
 
-/// The kind of the probed function (`memtrace_common::kind`).
+/// What is said of the probed function (`memtrace_common::cookie`).
 #[inline(always)]
-pub(crate) fn kind(ctx: *mut c_void) -> u32 {
-    patched_call::<{ patch::CALL_KIND }>(ctx) as u32
+pub(crate) fn cookie(ctx: *mut c_void) -> u32 {
+    patched_call::<{ patch::CALL_COOKIE }>(ctx) as u32
 }
 
 /// Whether the probe runs at the function's return.

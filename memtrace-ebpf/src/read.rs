@@ -29,6 +29,13 @@ impl Registers {
         Self(ctx.cast())
     }
 
+    /// The register at `index` of the saved registers (`memtrace_common::cookie`).
+    #[inline(always)]
+    pub(crate) fn saved(self, index: u32) -> u64 {
+        // Through the helper: the verifier lets a context be read at constant offsets only.
+        kernel(self.0 as u64, (index & 15) * 8).unwrap_or(0)
+    }
+
     register! {
         /// First argument.
         arg0 = rdi,

@@ -3,12 +3,18 @@
 //! The outermost call of a thread counts, those inside it (an interposer that calls libc, `realloc` that calls
 //! `malloc`) do not. No depth is counted, because a call may end without returning (`longjmp`, an exception):
 //! the stack pointer decides. A call that begins *below* the outermost call's frame is inside it; one that begins
-//! at the same height or above proves that the outermost call is over.
+//! above proves that the outermost call is over. At the same height both happen: the outermost call may have ended
+//! in a jump to another function (an interposer's `return real_malloc(n)`), or be over and a new one made from the same
+//! place. The return address tells: as long as the outermost call's return is awaited, the kernel's trampoline stands
+//! there, and that is the first byte of a page.
 
 use aya_ebpf::helpers::bpf_get_current_pid_tgid;
 use memtrace_common::process::Thread;
 
-use crate::maps::THREADS;
+use crate::{maps::THREADS, read};
+
+/// Bytes of a page on x86-64.
+const PAGE_SIZE: u64 = 4096;
 
 /// `tgid << 32 | tid` of the running thread.
 #[derive(Clone, Copy)]
@@ -65,5 +71,12 @@ impl ThreadKey {
 /// Whether a call that begins with stack pointer `sp` is inside the thread's outermost call.
 #[inline(always)]
 pub(crate) fn is_nested(thread: &Thread, sp: u64) -> bool {
-    thread.sp != 0 && sp < thread.sp
+    thread.sp != 0 && (sp < thread.sp || (sp == thread.sp && returns_to_trampoline(sp)))
+}
+
+/// Whether the return address at `sp` is that of the kernel's trampoline (`uprobe_get_trampoline_vaddr`: the start of
+/// the page that the kernel maps for stepped instructions).
+#[inline(always)]
+fn returns_to_trampoline(sp: u64) -> bool {
+    read::user_word(sp).is_some_and(|addr| addr % PAGE_SIZE == 0)
 }

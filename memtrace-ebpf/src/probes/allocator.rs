@@ -12,6 +12,7 @@ use core::ffi::c_void;
 
 use aya_ebpf::EbpfContext;
 use memtrace_common::{
+    cookie,
     event::{self, Event},
     kind,
     notice::{self, Notice},
@@ -30,9 +31,6 @@ use crate::{
 const SKIP_RETURN: u64 = 1;
 /// Tells a session program's entry to take the return; ignored elsewhere.
 const TAKE_RETURN: u64 = 0;
-
-/// Bytes of a page on x86-64.
-const PAGE: u64 = 4096;
 
 /// Allocator probe whose stacks are walked inside `bpf_loop`.
 #[unsafe(link_section = "uprobe/allocator_loop")]
@@ -53,26 +51,27 @@ fn allocator<W: Walker>(ctx: *mut c_void) -> u64 {
     let Some(stats) = emit::stats() else {
         return SKIP_RETURN;
     };
-    let kind = intrinsics::kind(ctx);
+    let cookie = intrinsics::cookie(ctx);
+    let kind = cookie::kind(cookie);
     if intrinsics::is_return(ctx) {
         stats.returns[(kind & 15) as usize] += 1;
         on_return::<W>(ctx, stats);
         return TAKE_RETURN;
     }
     stats.entries[(kind & 15) as usize] += 1;
-    on_entry(ctx, stats, kind)
+    on_entry(ctx, stats, cookie)
 }
 
 #[inline(always)]
-fn on_entry(ctx: *mut c_void, stats: &mut Stats, kind: u32) -> u64 {
+fn on_entry(ctx: *mut c_void, stats: &mut Stats, cookie: u32) -> u64 {
     let regs = Registers::new(ctx);
     let key = ThreadKey::current();
-    match kind {
-        kind::FREE => on_free(stats, key, regs),
+    match cookie::kind(cookie) {
+        kind::FREE => on_free(stats, key, regs, cookie),
         kind::MAPS_CHANGED => on_maps_changed(stats, key),
         kind::CALIBRATE => SKIP_RETURN,
         kind::MALLOC..=kind::PVALLOC | kind::FREE_OUTER | kind::CALIBRATE_RETURN => {
-            on_call(stats, key, regs, kind)
+            on_call(stats, key, regs, cookie)
         }
         _ => {
             stats.unknown_kinds += 1;
@@ -83,31 +82,32 @@ fn on_entry(ctx: *mut c_void, stats: &mut Stats, kind: u32) -> u64 {
 
 /// A call that only ends a block: its return is not needed.
 #[inline(always)]
-fn on_free(stats: &mut Stats, key: ThreadKey, regs: Registers) -> u64 {
+fn on_free(stats: &mut Stats, key: ThreadKey, regs: Registers, cookie: u32) -> u64 {
     if let Some(thread) = key.state() {
         if thread::is_nested(thread, regs.sp()) {
             stats.nested += 1;
             return SKIP_RETURN;
         }
     }
-    emit_free(stats, key, event::FREE, regs.arg0());
+    emit_free(stats, key, event::FREE, argument(regs, cookie, 0));
     SKIP_RETURN
 }
 
 /// A call whose return matters.
 #[inline(always)]
-fn on_call(stats: &mut Stats, key: ThreadKey, regs: Registers, kind: u32) -> u64 {
+fn on_call(stats: &mut Stats, key: ThreadKey, regs: Registers, cookie: u32) -> u64 {
     let Some(thread) = key.state_or_new() else {
         stats.threads_full += 1;
         return SKIP_RETURN;
     };
-    let (size, ptr) = arguments(regs, kind);
-    if thread::is_nested(thread, regs.sp()) || is_tail_of_realloc(thread, regs.sp(), kind, ptr) {
+    if thread::is_nested(thread, regs.sp()) {
         stats.nested += 1;
         return SKIP_RETURN;
     }
+    let kind = cookie::kind(cookie);
     thread.sp = regs.sp();
     thread.kind = kind;
+    let (size, ptr) = size_and_pointer(regs, cookie);
     thread.size = size;
     thread.ptr = ptr;
     match kind {
@@ -118,36 +118,33 @@ fn on_call(stats: &mut Stats, key: ThreadKey, regs: Registers, kind: u32) -> u64
     TAKE_RETURN
 }
 
-/// Whether this is `reallocarray` jumping to `realloc`, as in glibc: a call at the height of the outermost one, of the block
-/// that has been taken out already. Other functions may jump too; only this pair would take a block out twice.
+/// An argument, wherever the function has put it before the probed instruction.
 #[inline(always)]
-fn is_tail_of_realloc(thread: &Thread, sp: u64, kind: u32, ptr: u64) -> bool {
-    kind == kind::REALLOC
-        && thread.kind == kind::REALLOCARRAY
-        && thread.sp == sp
-        && thread.ptr == ptr
+fn argument(regs: Registers, cookie: u32, index: usize) -> u64 {
+    if !cookie::is_in_place(cookie) {
+        return regs.saved(cookie::saved_index(cookie, index));
+    }
+    match index {
+        0 => regs.arg0(),
+        1 => regs.arg1(),
+        _ => regs.arg2(),
+    }
 }
 
 /// Requested size and pointer argument of a call.
 #[inline(always)]
-fn arguments(regs: Registers, kind: u32) -> (u64, u64) {
-    let (a, b, c) = (regs.arg0(), regs.arg1(), regs.arg2());
-    match kind {
+fn size_and_pointer(regs: Registers, cookie: u32) -> (u64, u64) {
+    let (a, b, c) =
+        (argument(regs, cookie, 0), argument(regs, cookie, 1), argument(regs, cookie, 2));
+    match cookie::kind(cookie) {
         kind::CALLOC => (product(a, b), 0),
         kind::REALLOC => (b, a),
         kind::REALLOCARRAY => (product(b, c), a),
         kind::MEMALIGN => (b, 0),
         kind::POSIX_MEMALIGN => (c, a),
         kind::FREE_OUTER => (0, a),
-        kind::PVALLOC => (whole_pages(a), 0),
         _ => (a, 0),
     }
-}
-
-/// `size` rounded up to whole pages, which is what `pvalloc` is asked for.
-#[inline(always)]
-fn whole_pages(size: u64) -> u64 {
-    size.saturating_add(PAGE - 1) & !(PAGE - 1)
 }
 
 /// `count * size` as far as an event can carry it: a larger request, or one that overflows, cannot succeed.

@@ -7,7 +7,7 @@ use std::{
 };
 
 use anyhow::Context as _;
-use memtrace_common::kind;
+use memtrace_common::{cookie, kind};
 
 use super::{
     program::{ATTACH_MULTI, ATTACH_SESSION, AttachLevel, Programs},
@@ -23,8 +23,8 @@ const UPROBE_PMU: &str = "/sys/bus/event_source/devices/uprobe";
 pub struct ProbeSite {
     /// Offset in the file.
     pub file_off: u64,
-    /// What the function does (`memtrace_common::kind`).
-    pub kind: u32,
+    /// What the function does, and where its arguments are (`memtrace_common::cookie`).
+    pub cookie: u32,
 }
 
 /// The probes of one file in one process; dropping it removes them.
@@ -72,7 +72,7 @@ fn attach_multi(
     let (entry, at_return) = programs.multi().context("no multi programs are loaded")?;
     let all = SiteArrays::of(sites.iter().copied());
     let returning =
-        SiteArrays::of(sites.iter().copied().filter(|site| kind::takes_return(site.kind)));
+        SiteArrays::of(sites.iter().copied().filter(|site| kind::takes_return(cookie::kind(site.cookie))));
     let mut links = Vec::new();
     // Returns first: a return without its entry is ignored, an entry without its return is a lost block.
     if !returning.offsets.is_empty() {
@@ -93,10 +93,10 @@ fn attach_single(
     let mut links = Vec::new();
     for site in sites {
         for at_return in [true, false] {
-            if at_return && !kind::takes_return(site.kind) {
+            if at_return && !kind::takes_return(cookie::kind(site.cookie)) {
                 continue;
             }
-            links.push(programs.with_single(site.kind, at_return, |program| {
+            links.push(programs.with_single(site.cookie, at_return, |program| {
                 let event = sys::open_uprobe(pmu, path, site.file_off, pid, at_return)?;
                 sys::run_at(event.as_fd(), program)?;
                 Ok(event)
@@ -129,7 +129,7 @@ impl SiteArrays {
     fn of(sites: impl Iterator<Item = ProbeSite> + Clone) -> Self {
         Self {
             offsets: sites.clone().map(|site| site.file_off).collect(),
-            cookies: sites.map(|site| u64::from(site.kind)).collect(),
+            cookies: sites.map(|site| u64::from(site.cookie)).collect(),
         }
     }
 

@@ -87,7 +87,7 @@ pub(super) struct Programs {
 enum Forms {
     Session(OwnedFd),
     Multi { entry: OwnedFd, at_return: OwnedFd },
-    /// Without cookies, one program for each kind and side; loaded when first needed.
+    /// Where the kernel has no cookies, one program for each and for each side; loaded when first needed.
     Single { text: Text, loaded: Mutex<HashMap<(u32, bool), OwnedFd>> },
 }
 
@@ -128,10 +128,10 @@ impl Programs {
         }
     }
 
-    /// Calls `use_program` with the program for one kind and side.
+    /// Calls `use_program` with the program for one cookie and side.
     pub(super) fn with_single<T>(
         &self,
-        kind: u32,
+        cookie: u32,
         at_return: bool,
         use_program: impl FnOnce(BorrowedFd<'_>) -> anyhow::Result<T>,
     ) -> anyhow::Result<T> {
@@ -139,10 +139,10 @@ impl Programs {
             anyhow::bail!("programs are loaded for level {}", self.level);
         };
         let mut loaded = loaded.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        let program = match loaded.entry((kind, at_return)) {
+        let program = match loaded.entry((cookie, at_return)) {
             std::collections::hash_map::Entry::Occupied(entry) => entry.into_mut(),
             std::collections::hash_map::Entry::Vacant(entry) => {
-                entry.insert(load_single(text, self.unwinder.program(), kind, at_return)?)
+                entry.insert(load_single(text, self.unwinder.program(), cookie, at_return)?)
             }
         };
         use_program(program.as_fd())
@@ -174,9 +174,9 @@ impl Forms {
     }
 }
 
-fn load_single(text: &Text, program: &str, kind: u32, at_return: bool) -> Result<OwnedFd, TextError> {
-    let (kind, side) = (Replacement::Constant(kind), Replacement::Constant(at_return.into()));
-    text.load(program, ATTACH_SINGLE, kind, side)
+fn load_single(text: &Text, program: &str, cookie: u32, at_return: bool) -> Result<OwnedFd, TextError> {
+    let (cookie, side) = (Replacement::Constant(cookie), Replacement::Constant(at_return.into()));
+    text.load(program, ATTACH_SINGLE, cookie, side)
 }
 
 /// The kernel only lets programs of one attach type call each other.
@@ -186,6 +186,6 @@ fn load_walker(text: &Text, level: AttachLevel) -> Result<OwnedFd, TextError> {
         AttachLevel::Multi => ATTACH_MULTI,
         AttachLevel::Single => ATTACH_SINGLE,
     };
-    // It asks neither for its kind nor for its side.
+    // It asks neither for its place nor for its side.
     text.load("walk_tail", attach_type, Replacement::Constant(0), Replacement::Constant(0))
 }

@@ -96,14 +96,14 @@ impl Text {
         &self,
         name: &str,
         attach_type: u32,
-        kind: Replacement,
+        cookie: Replacement,
         is_return: Replacement,
     ) -> Result<OwnedFd, TextError> {
         let missing = || TextError::NoProgram(name.to_owned());
         let program = self.object.programs.get(name).ok_or_else(missing)?;
         let function = self.object.functions.get(&program.function_key()).ok_or_else(missing)?;
         let mut instructions = function.instructions.clone();
-        replace_calls(&mut instructions, patch::CALL_KIND, kind);
+        replace_calls(&mut instructions, patch::CALL_COOKIE, cookie);
         replace_calls(&mut instructions, patch::CALL_IS_RETURN, is_return);
         let functions = function.func_info.func_info_bytes();
         let load = sys::ProgramLoad {

@@ -11,7 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use memtrace_common::{kind, unwind as wire};
+use memtrace_common::{cookie, kind, unwind as wire};
 
 use crate::{
     ids::{ObjectId, Pid},
@@ -187,11 +187,14 @@ fn find_sites(object: &Object) -> Sites {
             let mut sites: Vec<ProbeSite> = found
                 .functions
                 .iter()
-                .map(|function| ProbeSite { file_off: function.point.file_off, kind: function.kind })
+                .map(|function| ProbeSite {
+                    file_off: function.point.file_off,
+                    cookie: cookie::pack(function.kind, function.point.arguments),
+                })
                 .collect();
             // Probes are placed one after the other while the process runs. A block whose making is seen must not be
             // freed unseen, so what ends blocks comes first.
-            sites.sort_by_key(|site| attach_order(site.kind));
+            sites.sort_by_key(|site| attach_order(cookie::kind(site.cookie)));
             Sites::Found(sites.into(), format!("{:?}", found.flavour).to_lowercase())
         }
         Discovery::Absent(Absence::Stripped | Absence::Unknown) => Sites::Hidden,

@@ -187,9 +187,7 @@ impl Targets {
                 self.words.push(Word::Trouble { pid, comm: target.info.comm.clone(), reason });
             }
         }
-        if target.pending.is_empty() {
-            self.announce(pid);
-        }
+        self.announce(pid);
     }
 
     /// Looks at processes whose time has come; gives the next time.
@@ -280,10 +278,13 @@ impl Targets {
             self.words.push(Word::Trouble { pid, comm, reason });
         }
         self.library.retire(old);
+        let mapped = map.objects.iter().map(|object| object.id).collect();
         let news = self.attach_objects(pid, map.objects);
         if let Some(target) = self.live.get_mut(&pid) {
+            target.mapped = mapped;
             target.looked(news);
         }
+        self.announce(pid);
     }
 
     /// Attaches to the allocators among `objects` that are not attached yet; says whether there were any.
@@ -293,8 +294,11 @@ impl Targets {
         };
         let mut hidden = None;
         let mut news = false;
+        // Links outlive an exec: what the program before had attached to, this one maps again.
+        let mut again = false;
         for object in objects {
             if target.links.contains_key(&object.id) || target.pending.contains(&object.id) {
+                again |= target.links.contains_key(&object.id);
                 continue;
             }
             match self.library.sites_of(&object) {
@@ -317,25 +321,29 @@ impl Targets {
                 );
                 self.words.push(Word::Trouble { pid, comm, reason });
             }
+        } else if again && target.pending.is_empty() {
+            self.announce(pid);
         }
         news
     }
 
+    /// Says once for each program that its probes are in place.
     fn announce(&mut self, pid: Pid) {
         let Some(target) = self.live.get_mut(&pid) else {
             return;
         };
-        if target.announced || target.links.is_empty() {
+        if target.announced || !target.pending.is_empty() {
             return;
         }
         let mut found = Vec::new();
         let mut functions = 0;
-        for object in target.links.keys() {
-            if let Some(Sites::Found(sites, flavour)) = self.library.known_sites(*object) {
-                if flavour != "linker" {
-                    functions += sites.len();
-                    found.push(flavour.clone());
-                }
+        // A link outlives the program it was made for: only files that are mapped count.
+        for object in target.mapped.iter().filter(|object| target.links.contains_key(object)) {
+            if let Some(Sites::Found(sites, flavour)) = self.library.known_sites(*object)
+                && flavour != "linker"
+            {
+                functions += sites.len();
+                found.push(flavour.clone());
             }
         }
         if found.is_empty() {

@@ -1,6 +1,7 @@
 //! Oracles: `nm` for what an object defines, `objdump` for what its code is, the compiler for what it was made from.
 
 mod programs;
+mod registers;
 mod tools;
 
 use std::{collections::BTreeMap, path::Path};
