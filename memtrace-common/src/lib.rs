@@ -9,6 +9,13 @@
 //! `memtrace-user` for who reads it.
 
 #![no_std]
+#![cfg_attr(
+    feature = "user",
+    expect(
+        missing_debug_implementations,
+        reason = "zerocopy's derives declare hidden types without it"
+    )
+)]
 
 /// Declares a struct that crosses from the probe to user space.
 ///
@@ -47,6 +54,7 @@ pub mod event;
 pub mod kind;
 pub mod limits;
 pub mod notice;
+pub mod patch;
 pub mod process;
 pub mod stack;
 pub mod stats;

@@ -44,18 +44,21 @@ wire! {
 
 wire! {
     /// Offsets inside kernel structures on the running kernel, from its BTF. A global of the probe object; an
-    /// offset of 0 means unknown.
-    pub struct KernelOffsets (48) {
+    /// offset of 0 means unknown (none of these members comes first in its structure, but for
+    /// `vm_area_struct.vm_start`, which does).
+    pub struct KernelOffsets (64) {
         /// `task_struct.mm`
         pub task_mm: u32,
         /// `task_struct.tgid`
         pub task_tgid: u32,
         /// `task_struct.pid`
         pub task_pid: u32,
-        /// `task_struct.group_leader`
-        pub task_group_leader: u32,
         /// `task_struct.comm`
         pub task_comm: u32,
+        /// `task_struct.signal`
+        pub task_signal: u32,
+        /// `signal_struct.live`: threads that have not begun to exit
+        pub signal_live: u32,
         /// `vm_area_struct.vm_start`
         pub vma_start: u32,
         /// `vm_area_struct.vm_end`
@@ -70,15 +73,9 @@ wire! {
         pub inode_ino: u32,
         /// `inode.i_sb`
         pub inode_sb: u32,
-    }
-}
-
-wire! {
-    /// `super_block.s_dev` and what may follow later; kept apart so that [`KernelOffsets`] stays one cache line.
-    pub struct SuperBlockOffsets (8) {
         /// `super_block.s_dev`
-        pub dev: u32,
+        pub super_dev: u32,
         /// Always 0.
-        pub reserved: u32,
+        pub reserved: [u32; 2],
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! Owns no behaviour beyond construction, display and order. Every other module may use it.
 
-use std::fmt;
+use std::{fmt, time::Duration};
 
 /// Declares a newtype over an integer with the usual conversions.
 macro_rules! id {
@@ -50,6 +50,25 @@ id!(
     Bytes(u64),
     "{}"
 );
+
+id!(
+    /// A moment: whole milliseconds since the session began, good for 49 days.
+    Millis(u32),
+    "{} ms"
+);
+
+impl From<Duration> for Millis {
+    /// Saturates: a session that outlives the type gives its later blocks one common time of birth.
+    fn from(elapsed: Duration) -> Self {
+        Self(u32::try_from(elapsed.as_millis()).unwrap_or(u32::MAX))
+    }
+}
+
+impl From<Millis> for Duration {
+    fn from(moment: Millis) -> Self {
+        Self::from_millis(moment.0.into())
+    }
+}
 
 impl std::ops::AddAssign for Bytes {
     fn add_assign(&mut self, other: Self) {

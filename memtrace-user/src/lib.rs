@@ -14,12 +14,17 @@
 //!
 //! A module uses only modules that stand above it in the list below: the list is the data's path.
 
-pub mod drain;
 pub mod ids;
+pub mod system;
 pub mod probe;
-pub mod report;
-pub mod resolve;
-pub mod snapshot;
 pub mod target;
-pub mod track;
 pub mod unwind;
+pub mod drain;
+pub mod snapshot;
+pub mod track;
+pub mod resolve;
+pub mod report;
+pub mod plan;
+pub mod hint;
+pub mod session;
+pub mod cli;

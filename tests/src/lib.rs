@@ -1,1 +1,28 @@
 //! Helpers of the tests that drive real probes on real processes.
+//!
+//! ```text
+//!  programs ─► workload ─► truth ─┐
+//!                                 ├─► compare
+//!  memtrace ─────────────► report ┘
+//! ```
+//!
+//! A test starts a [`workload::Workload`], a program that knows what it holds; lets [`memtrace::Memtrace`], the built
+//! binary, attach; lets the program work; and [`compare`]s the tracer's report with the program's own truth. Both
+//! processes are killed when their values are dropped, so that a failing test leaves nothing behind.
+//!
+//! Nothing here links memtrace's code: what is tested is the binary and the words it prints.
+
+pub mod compare;
+pub mod figure;
+pub mod gdb;
+pub mod memtrace;
+pub mod privilege;
+pub mod procfs;
+pub mod programs;
+pub mod report;
+pub mod truth;
+pub mod wait;
+pub mod workload;
+
+#[cfg(test)]
+mod selftest;

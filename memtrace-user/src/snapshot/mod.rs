@@ -12,20 +12,43 @@ use crate::ids::{Bytes, Pid, StackId};
 pub struct Snapshot {
     /// Time since the session began.
     pub elapsed: Duration,
-    /// Every process seen, those that have exited included.
+    /// Running processes by process id, then the exited ones that are kept in the order in which they ended.
     pub processes: Vec<ProcessSnapshot>,
     /// The stacks that the sites of this snapshot refer to. A site whose stack was lost has no entry.
     pub stacks: HashMap<StackId, Arc<Stack>>,
     /// Events applied since the session began.
     pub events: u64,
-    /// Distinct stacks received since the session began.
+    /// Distinct stacks received and kept since the session began.
     pub distinct_stacks: u64,
-    /// Records that could not be decoded.
+    /// Records that could not be decoded, and records of a kind this build does not know.
     pub malformed: u64,
+    /// Events of processes that were not followed because the limit of running processes was reached.
+    pub refused_events: u64,
+    /// Stacks that were not kept because the limit of the stack dictionary was reached.
+    pub dropped_stacks: u64,
+    /// What is left of the exited processes that are no longer in `processes`.
+    pub forgotten: Forgotten,
+}
+
+/// The sum of exited processes that were dropped, oldest first, because the limit of kept ones was reached.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Forgotten {
+    /// How many.
+    pub processes: u64,
+    /// Requested bytes that were live when they ended.
+    pub live_bytes: Bytes,
+    /// Blocks that were live when they ended.
+    pub live_blocks: u64,
+    /// Requested bytes they allocated.
+    pub allocated_bytes: Bytes,
+    /// Blocks they allocated.
+    pub allocated_blocks: u64,
+    /// Frees of blocks that were not known.
+    pub unknown_frees: u64,
 }
 
 /// One generation of one process.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ProcessSnapshot {
     /// Its process id.
     pub pid: Pid,
@@ -49,6 +72,19 @@ pub struct ProcessSnapshot {
     pub superseded_blocks: u64,
     /// Largest `live_bytes` seen.
     pub peak_bytes: Bytes,
+    /// When this generation was first seen, since the session began. Tells generations of a reused process id
+    /// apart.
+    pub begun: Duration,
+    /// Blocks that are not followed because the memory limit was reached; not in `live_blocks`, but in
+    /// `allocated_blocks`. A folded block stays counted when it is freed.
+    pub folded_blocks: u64,
+    /// Requested bytes of these.
+    pub folded_bytes: Bytes,
+    /// Whether blocks of this process, or of the parent it was forked from, were folded: from then on a free of
+    /// such a block counts in `unknown_frees`.
+    pub frees_uncertain: bool,
+    /// Blocks counted under the null stack because the limit of sites was reached.
+    pub siteless_blocks: u64,
     /// Per site; the order means nothing.
     pub sites: Vec<SiteCounts>,
 }
@@ -66,7 +102,7 @@ pub struct SiteCounts {
     pub allocated_bytes: Bytes,
     /// Blocks allocated since attach.
     pub allocated_blocks: u64,
-    /// Age of the oldest live block; zero when none lives.
+    /// Age of the oldest live block; zero when none lives. An inherited block is as old as its process.
     pub oldest: Duration,
 }
 
@@ -79,6 +115,14 @@ pub struct BlockFilter {
     pub min_size: Option<Bytes>,
     /// Only blocks of at most this many bytes.
     pub max_size: Option<Bytes>,
+}
+
+impl BlockFilter {
+    /// Whether the answer depends on a block's size.
+    #[must_use]
+    pub fn depends_on_size(&self) -> bool {
+        self.min_size.is_some() || self.max_size.is_some()
+    }
 }
 
 /// A stack as it was received.

@@ -42,6 +42,8 @@ pub struct Elf {
     pub build_id: Option<Box<[u8]>>,
     /// Where `PT_GNU_EH_FRAME` says that the index of the unwind information lies.
     pub eh_frame_hdr: Option<Range<u64>>,
+    /// Where `PT_DYNAMIC` says that the dynamic linker's tables lie; none in a static executable.
+    pub dynamic: Option<Range<u64>>,
     sections: Vec<Section>,
 }
 
@@ -116,10 +118,8 @@ impl Elf {
             entry: rel_in(&segments, entry.wrapping_sub(base)),
             segments,
             build_id: read_build_id(image, &headers),
-            eh_frame_hdr: headers
-                .iter()
-                .find(|header| header.p_type.get(LE) == elf::PT_GNU_EH_FRAME)
-                .map(vaddr_range),
+            eh_frame_hdr: vaddr_range_of(&headers, elf::PT_GNU_EH_FRAME),
+            dynamic: vaddr_range_of(&headers, elf::PT_DYNAMIC),
             sections: read_sections(image, &header).unwrap_or_default(),
         })
     }
@@ -311,9 +311,13 @@ fn load_segments(image: &Image, headers: &[ProgramHeader64<LE>], base: u64) -> V
         .collect()
 }
 
-fn vaddr_range(header: &ProgramHeader64<LE>) -> Range<u64> {
+/// The addresses of the first segment of a type.
+fn vaddr_range_of(headers: &[ProgramHeader64<LE>], segment_type: u32) -> Option<Range<u64>> {
+    let header = headers
+        .iter()
+        .find(|header| header.p_type.get(LE) == segment_type)?;
     let start = header.p_vaddr.get(LE);
-    start..start.saturating_add(header.p_memsz.get(LE))
+    Some(start..start.saturating_add(header.p_memsz.get(LE)))
 }
 
 fn read_build_id(image: &Image, headers: &[ProgramHeader64<LE>]) -> Option<Box<[u8]>> {

@@ -7,7 +7,7 @@ use std::{
     collections::HashMap,
     fs::{File, OpenOptions},
     io,
-    os::unix::fs::{FileExt, OpenOptionsExt},
+    os::unix::fs::{FileExt, MetadataExt as _, OpenOptionsExt},
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -61,6 +61,21 @@ impl ObjectStore {
             Backing::Vdso if mapping.start > u64::from(u32::MAX) => self.vdso_object(pid, mapping),
             Backing::Vdso | Backing::Uprobes | Backing::Vsyscall | Backing::Memory => None,
         }
+    }
+
+    /// The object behind a path of memtrace's own mount namespace, opened now unless it is known. None when there is no such
+    /// file, and when the store is full, which is counted.
+    pub fn object_at(&mut self, path: &Path) -> Option<Arc<Object>> {
+        let file = File::open(path).ok()?;
+        let meta = file.metadata().ok()?;
+        let dev = nix::sys::stat::major(meta.dev()) << 20 | nix::sys::stat::minor(meta.dev());
+        let key = FileKey { dev, ino: meta.ino() };
+        if let Some(known) = self.by_file.get(&(key.dev, key.ino)).filter(|known| !known.is_unopened()) {
+            return Some(known.clone());
+        }
+        let object = self.add(key, path.to_owned(), Ok(file))?;
+        self.by_file.insert((key.dev, key.ino), object.clone());
+        Some(object)
     }
 
     /// An object by its number.

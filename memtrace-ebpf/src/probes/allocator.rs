@@ -1,0 +1,231 @@
+//! Allocator functions: entry, return, and what they mean.
+//!
+//! A block's event is emitted at the *return* of the function that made it: the pointer exists, the program has not
+//! seen it yet. A free's event is emitted at the *entry*: the allocator cannot have handed the block out again. All
+//! events go through one ring buffer, which keeps the order of reservation; so, read in order, an address is never live
+//! twice.
+//!
+//! `realloc` does both inside one call, so it gets two events: the old block is taken out at the entry and comes back
+//! if the call fails.
+
+use core::ffi::c_void;
+
+use aya_ebpf::EbpfContext;
+use memtrace_common::{
+    event::{self, Event},
+    kind,
+    notice::{self, Notice},
+    process::Thread,
+    stats::Stats,
+};
+
+use crate::{
+    emit, intrinsics,
+    read::{self, Registers},
+    stack::{self, Walker},
+    thread::{self, ThreadKey},
+};
+
+/// Tells a session program's entry to skip the return.
+const SKIP_RETURN: u64 = 1;
+/// Tells a session program's entry to take the return; ignored elsewhere.
+const TAKE_RETURN: u64 = 0;
+
+/// Allocator probe whose stacks are walked inside `bpf_loop`.
+#[unsafe(link_section = "uprobe/allocator_loop")]
+#[unsafe(no_mangle)]
+extern "C" fn allocator_loop(ctx: *mut c_void) -> u64 {
+    allocator::<stack::Loop>(ctx)
+}
+
+/// Allocator probe whose stacks are walked in tail calls.
+#[unsafe(link_section = "uprobe/allocator_tail")]
+#[unsafe(no_mangle)]
+extern "C" fn allocator_tail(ctx: *mut c_void) -> u64 {
+    allocator::<stack::TailCalls>(ctx)
+}
+
+#[inline(always)]
+fn allocator<W: Walker>(ctx: *mut c_void) -> u64 {
+    let Some(stats) = emit::stats() else {
+        return SKIP_RETURN;
+    };
+    let kind = intrinsics::kind(ctx);
+    if intrinsics::is_return(ctx) {
+        stats.returns[(kind & 15) as usize] += 1;
+        on_return::<W>(ctx, stats);
+        return TAKE_RETURN;
+    }
+    stats.entries[(kind & 15) as usize] += 1;
+    on_entry(ctx, stats, kind)
+}
+
+#[inline(always)]
+fn on_entry(ctx: *mut c_void, stats: &mut Stats, kind: u32) -> u64 {
+    let regs = Registers::new(ctx);
+    let key = ThreadKey::current();
+    match kind {
+        kind::FREE => on_free(stats, key, regs),
+        kind::MAPS_CHANGED => on_maps_changed(stats, key),
+        kind::CALIBRATE => SKIP_RETURN,
+        kind::MALLOC..=kind::PVALLOC | kind::FREE_OUTER | kind::CALIBRATE_RETURN => {
+            on_call(stats, key, regs, kind)
+        }
+        _ => {
+            stats.unknown_kinds += 1;
+            SKIP_RETURN
+        }
+    }
+}
+
+/// A call that only ends a block: its return is not needed.
+#[inline(always)]
+fn on_free(stats: &mut Stats, key: ThreadKey, regs: Registers) -> u64 {
+    if let Some(thread) = key.state() {
+        if thread::is_nested(thread, regs.sp()) {
+            stats.nested += 1;
+            return SKIP_RETURN;
+        }
+    }
+    emit_free(stats, key, event::FREE, regs.arg0());
+    SKIP_RETURN
+}
+
+/// A call whose return matters.
+#[inline(always)]
+fn on_call(stats: &mut Stats, key: ThreadKey, regs: Registers, kind: u32) -> u64 {
+    let Some(thread) = key.state_or_new() else {
+        stats.threads_full += 1;
+        return SKIP_RETURN;
+    };
+    if thread::is_nested(thread, regs.sp()) {
+        stats.nested += 1;
+        return SKIP_RETURN;
+    }
+    thread.sp = regs.sp();
+    thread.kind = kind;
+    let (size, ptr) = arguments(regs, kind);
+    thread.size = size;
+    thread.ptr = ptr;
+    match kind {
+        kind::REALLOC | kind::REALLOCARRAY => emit_free(stats, key, event::REALLOC_ENTER, ptr),
+        kind::FREE_OUTER => emit_free(stats, key, event::FREE, ptr),
+        _ => {}
+    }
+    TAKE_RETURN
+}
+
+/// Requested size and pointer argument of a call.
+#[inline(always)]
+fn arguments(regs: Registers, kind: u32) -> (u64, u64) {
+    let (a, b, c) = (regs.arg0(), regs.arg1(), regs.arg2());
+    match kind {
+        kind::CALLOC => (product(a, b), 0),
+        kind::REALLOC => (b, a),
+        kind::REALLOCARRAY => (product(b, c), a),
+        kind::MEMALIGN => (b, 0),
+        kind::POSIX_MEMALIGN => (c, a),
+        kind::FREE_OUTER => (0, a),
+        _ => (a, 0),
+    }
+}
+
+/// `count * size` as far as an event can carry it: a larger request, or one that overflows, cannot succeed.
+#[inline(always)]
+fn product(count: u64, size: u64) -> u64 {
+    // Two narrow factors, that is every real call, need no division.
+    if (count | size) >> 32 != 0 && count != 0 && size > event::MAX_SIZE / count {
+        return event::MAX_SIZE;
+    }
+    count.wrapping_mul(size)
+}
+
+#[inline(always)]
+fn emit_free(stats: &mut Stats, key: ThreadKey, kind: u8, addr: u64) {
+    if addr == 0 {
+        return;
+    }
+    let event = Event {
+        kind_and_size: Event::pack(kind, 0),
+        tgid: key.tgid(),
+        tid: key.tid(),
+        addr,
+        stack: 0,
+    };
+    emit::event(stats, &event);
+}
+
+#[inline(always)]
+fn on_return<W: Walker>(ctx: *mut c_void, stats: &mut Stats) {
+    let regs = Registers::new(ctx);
+    let key = ThreadKey::current();
+    let Some(thread) = key.state() else {
+        stats.stray_returns += 1;
+        return;
+    };
+    // The return address has been popped. Without sessions the returns of nested calls come here too.
+    if thread.sp == 0 || regs.sp() != thread.sp + 8 {
+        stats.stray_returns += 1;
+        return;
+    }
+    thread.sp = 0;
+    if thread.kind == kind::FREE_OUTER {
+        return;
+    }
+    if let Some(event) = finished_call(stats, key, thread, regs.result()) {
+        W::walk_and_emit(ctx, stats, regs, event);
+    }
+}
+
+/// The event of a call that has returned `result`; none when it failed and nothing was taken out before.
+#[inline(always)]
+fn finished_call(stats: &mut Stats, key: ThreadKey, thread: &Thread, result: u64) -> Option<Event> {
+    let reallocates = matches!(thread.kind, kind::REALLOC | kind::REALLOCARRAY) && thread.ptr != 0;
+    let addr = match thread.kind {
+        kind::POSIX_MEMALIGN if result != 0 => 0,
+        kind::POSIX_MEMALIGN => match read::user_word(thread.ptr) {
+            Some(addr) => addr,
+            None => {
+                stats.result_faults += 1;
+                0
+            }
+        },
+        _ => result,
+    };
+    if addr == 0 && !reallocates && thread.kind != kind::CALIBRATE_RETURN {
+        return None;
+    }
+    let event_kind = if reallocates { event::REALLOC_RETURN } else { event::ALLOC };
+    Some(Event {
+        kind_and_size: Event::pack(event_kind, thread.size),
+        tgid: key.tgid(),
+        tid: key.tid(),
+        addr,
+        stack: 0,
+    })
+}
+
+#[inline(always)]
+fn on_maps_changed(stats: &mut Stats, key: ThreadKey) -> u64 {
+    emit::notice(
+        stats,
+        &Notice {
+            kind: notice::MAPS_CHANGED,
+            tgid: key.tgid(),
+            parent: 0,
+            flags: 0,
+            addr: 0,
+            comm: [0; 16],
+        },
+    );
+    SKIP_RETURN
+}
+
+/// A uprobe's context, for what wants an [`EbpfContext`].
+pub(crate) struct UprobeContext(pub(crate) *mut c_void);
+
+impl EbpfContext for UprobeContext {
+    fn as_ptr(&self) -> *mut c_void {
+        self.0
+    }
+}

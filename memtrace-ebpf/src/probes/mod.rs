@@ -1,0 +1,6 @@
+//! The programs, by what they stand on.
+
+mod allocator;
+mod process;
+
+pub(crate) use self::allocator::UprobeContext;

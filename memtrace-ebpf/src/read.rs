@@ -1,0 +1,84 @@
+//! The only reads of user and kernel memory, and of the registers at a probe.
+
+use core::{ffi::c_void, mem::MaybeUninit};
+
+use aya_ebpf::{
+    bindings::pt_regs,
+    helpers::generated::{bpf_probe_read_kernel, bpf_probe_read_user},
+};
+
+/// Registers of the traced thread at a uprobe.
+#[derive(Clone, Copy)]
+pub(crate) struct Registers(*const pt_regs);
+
+macro_rules! register {
+    ($($(#[$meta:meta])* $name:ident = $field:ident),* $(,)?) => {
+        $($(#[$meta])*
+        #[inline(always)]
+        pub(crate) fn $name(self) -> u64 {
+            // SAFETY: the context of a uprobe is a `pt_regs`, and the verifier checks the access.
+            unsafe { (*self.0).$field }
+        })*
+    };
+}
+
+impl Registers {
+    /// Takes the context of a uprobe program.
+    #[inline(always)]
+    pub(crate) fn new(ctx: *mut c_void) -> Self {
+        Self(ctx.cast())
+    }
+
+    register! {
+        /// First argument.
+        arg0 = rdi,
+        /// Second argument.
+        arg1 = rsi,
+        /// Third argument.
+        arg2 = rdx,
+        /// Return value.
+        result = rax,
+        /// Stack pointer.
+        sp = rsp,
+        /// Frame pointer, or whatever the program keeps there.
+        bp = rbp,
+        /// Program counter; at a return probe the caller's.
+        pc = rip,
+    }
+}
+
+/// Reads one word of the traced process. `None` when the page is not there or not readable.
+#[inline(always)]
+pub(crate) fn user_word(addr: u64) -> Option<u64> {
+    let mut word = MaybeUninit::<u64>::uninit();
+    // SAFETY: the helper writes 8 bytes to a place of 8 bytes, whatever the address.
+    let error = unsafe { bpf_probe_read_user(word.as_mut_ptr().cast(), 8, addr as *const c_void) };
+    // SAFETY: the helper has written the word, zeroes when it failed.
+    (error == 0).then(|| unsafe { word.assume_init() })
+}
+
+/// Fills `words` from the traced process. `false` when any of it cannot be read.
+#[inline(always)]
+pub(crate) fn user_words<const N: usize>(words: &mut [u64; N], addr: u64) -> bool {
+    // SAFETY: the length is that of the destination.
+    let error = unsafe {
+        bpf_probe_read_user(words.as_mut_ptr().cast(), (N * 8) as u32, addr as *const c_void)
+    };
+    error == 0
+}
+
+/// Reads a `T` at `base + offset` in the kernel. `None` when it cannot be read.
+#[inline(always)]
+pub(crate) fn kernel<T: Copy>(base: u64, offset: u32) -> Option<T> {
+    let mut value = MaybeUninit::<T>::uninit();
+    // SAFETY: the helper writes as many bytes as the destination has, whatever the address.
+    let error = unsafe {
+        bpf_probe_read_kernel(
+            value.as_mut_ptr().cast(),
+            size_of::<T>() as u32,
+            base.wrapping_add(u64::from(offset)) as *const c_void,
+        )
+    };
+    // SAFETY: the helper has written all bytes, and every caller reads plain integers or arrays of them.
+    (error == 0).then(|| unsafe { value.assume_init() })
+}

@@ -1,0 +1,131 @@
+//! Walks the traced thread's stack to its end by unwind rows, places every frame in its object, and sends each stack once.
+//!
+//! ```text
+//! walk: pc ─► mapping (which object, where) ─► row (rule) ─► caller's pc, sp, bp ─► …
+//! ```
+//!
+//! The walk is one step function. [`Loop`] calls it from `bpf_loop`, [`TailCalls`] a few times in each program of a
+//! chain; nothing else differs.
+
+mod intern;
+mod mapping;
+mod row;
+mod scratch;
+mod walk;
+
+use core::ffi::c_void;
+
+use aya_ebpf::helpers::generated::bpf_loop;
+use memtrace_common::{
+    event::Event,
+    limits::{FRAMES_PER_TAIL_CALL, MAX_FRAMES},
+    stats::Stats,
+};
+
+pub(crate) use self::walk::Walk;
+use self::walk::Step;
+use crate::{emit, maps::TAIL_CALLS, probes::UprobeContext, read::Registers};
+
+/// A way to repeat the step.
+pub(crate) trait Walker {
+    /// Walks the stack that `regs` begins and emits `event` with the stack's id. When no scratch slot is free the event
+    /// goes without a stack.
+    fn walk_and_emit(ctx: *mut c_void, stats: &mut Stats, regs: Registers, event: Event);
+}
+
+/// Steps inside `bpf_loop`.
+pub(crate) struct Loop;
+
+/// What the loop's callback gets; a pointer to it is all that `bpf_loop` hands on.
+#[repr(C)]
+struct LoopContext {
+    walk: *mut Walk,
+}
+
+impl Walker for Loop {
+    #[inline(always)]
+    fn walk_and_emit(_ctx: *mut c_void, stats: &mut Stats, regs: Registers, event: Event) {
+        let Some(walk) = scratch::take(stats, regs, &event) else {
+            emit::event(stats, &event);
+            return;
+        };
+        let mut context = LoopContext { walk };
+        let callback: unsafe extern "C" fn(u32, *mut LoopContext) -> i64 = loop_step;
+        // SAFETY: the callback has the form that the helper calls, and the context outlives the call.
+        unsafe {
+            bpf_loop(
+                MAX_FRAMES as u32 + 1,
+                callback as *mut c_void,
+                (&raw mut context).cast(),
+                0,
+            );
+        }
+        finish(stats, walk);
+    }
+}
+
+unsafe extern "C" fn loop_step(_index: u32, context: *mut LoopContext) -> i64 {
+    // SAFETY: `bpf_loop` hands on the context it was given, which holds a slot of the scratch map.
+    let walk = unsafe { &mut *(*context).walk };
+    match walk.step::<true>() {
+        Step::Next => 0,
+        Step::End => 1,
+    }
+}
+
+/// Steps in a chain of tail calls.
+pub(crate) struct TailCalls;
+
+impl Walker for TailCalls {
+    #[inline(always)]
+    fn walk_and_emit(ctx: *mut c_void, stats: &mut Stats, regs: Registers, event: Event) {
+        if scratch::take(stats, regs, &event).is_none() {
+            emit::event(stats, &event);
+            return;
+        }
+        // SAFETY: the array holds a program of the same type and attach type. A call that fails falls through.
+        unsafe { TAIL_CALLS.tail_call(&UprobeContext(ctx), 0) };
+        if let Some(walk) = scratch::mine() {
+            walk.cut(memtrace_common::stack::CUT_DEPTH, 0);
+            finish(stats, walk);
+        }
+    }
+}
+
+/// Walks a few frames of the stack that is being walked and calls itself for the rest.
+#[unsafe(link_section = "uprobe/walk_tail")]
+#[unsafe(no_mangle)]
+extern "C" fn walk_tail(ctx: *mut c_void) -> u64 {
+    let (Some(stats), Some(walk)) = (emit::stats(), scratch::mine()) else {
+        return 0;
+    };
+    for _ in 0..FRAMES_PER_TAIL_CALL {
+        if let Step::End = walk.step::<false>() {
+            finish(stats, walk);
+            return 0;
+        }
+    }
+    // SAFETY: as above.
+    unsafe { TAIL_CALLS.tail_call(&UprobeContext(ctx), 0) };
+    // The kernel allows no more calls: the stack is deeper than the chain.
+    walk.cut(memtrace_common::stack::CUT_DEPTH, 0);
+    finish(stats, walk);
+    0
+}
+
+/// Sends the stack if it is new, then the event that waits for its id, and gives the slot back.
+#[inline(always)]
+fn finish(stats: &mut Stats, walk: &mut Walk) {
+    let id = intern::send_once(stats, walk);
+    walk.event.stack = if scratch::release(walk) {
+        id
+    } else {
+        // Another task has used the slot meanwhile: its frames are mixed with ours.
+        stats.scratch_busy += 1;
+        0
+    };
+    let event = walk.event;
+    if event.addr != 0 || event.kind() != memtrace_common::event::ALLOC {
+        emit::event(stats, &event);
+    }
+}

@@ -1,0 +1,60 @@
+//! What a thread is doing between the entry of an allocator function and its return.
+//!
+//! The outermost call of a thread counts, those inside it (an interposer that calls libc, `realloc` that calls
+//! `malloc`) do not. No depth is counted, because a call may end without returning (`longjmp`, an exception):
+//! the stack pointer decides. A call that begins *below* the outermost call's frame is inside it; one that begins
+//! at the same height or above proves that the outermost call is over.
+
+use aya_ebpf::helpers::bpf_get_current_pid_tgid;
+use memtrace_common::process::Thread;
+
+use crate::maps::THREADS;
+
+/// `tgid << 32 | tid` of the running thread.
+#[derive(Clone, Copy)]
+pub(crate) struct ThreadKey(pub(crate) u64);
+
+impl ThreadKey {
+    /// The running thread.
+    #[inline(always)]
+    pub(crate) fn current() -> Self {
+        Self(bpf_get_current_pid_tgid())
+    }
+
+    /// The process.
+    #[inline(always)]
+    pub(crate) fn tgid(self) -> u32 {
+        (self.0 >> 32) as u32
+    }
+
+    /// The thread.
+    #[inline(always)]
+    pub(crate) fn tid(self) -> u32 {
+        self.0 as u32
+    }
+
+    /// The thread's entry, if it has one.
+    #[inline(always)]
+    pub(crate) fn state(self) -> Option<&'static mut Thread> {
+        // SAFETY: only the thread itself writes its entry, and it is here, not elsewhere.
+        THREADS.get_ptr_mut(self.0).map(|thread| unsafe { &mut *thread })
+    }
+
+    /// The thread's entry, made if it has none. `None` when the table is full.
+    #[inline(always)]
+    pub(crate) fn state_or_new(self) -> Option<&'static mut Thread> {
+        if let Some(thread) = self.state() {
+            return Some(thread);
+        }
+        let empty = Thread { sp: 0, size: 0, ptr: 0, kind: 0, reserved: 0, nested: 0 };
+        // A failure shows in the look-up that follows.
+        let _ = THREADS.insert(self.0, empty, 0);
+        self.state()
+    }
+}
+
+/// Whether a call that begins with stack pointer `sp` is inside the thread's outermost call.
+#[inline(always)]
+pub(crate) fn is_nested(thread: &Thread, sp: u64) -> bool {
+    thread.sp != 0 && sp < thread.sp
+}

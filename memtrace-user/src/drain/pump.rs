@@ -1,0 +1,144 @@
+//! The drain's thread: empties the rings into a [`Sink`] and answers requests between two rounds.
+//!
+//! The thread owns the sink, so nothing on the way from a record to the tracker takes a lock. It is not woken by the
+//! probes (a wake-up would cost the traced program 5 us); it comes by itself, soon while records arrive, more and more
+//! seldom while none do, so that an idle trace costs nothing one can measure.
+
+use std::{
+    io,
+    sync::mpsc::{self, RecvTimeoutError},
+    thread::{self, JoinHandle},
+    time::{Duration, Instant},
+};
+
+use memtrace_common::event::Event;
+
+use super::decode::{self, DecodeError, StackRecord};
+use crate::{ids::Millis, probe::Ring};
+
+/// Pause after a round that found records. A 64 MiB ring holds 1.6 million events: over a second at the highest rate
+/// one traced program reaches.
+const BUSY_PAUSE: Duration = Duration::from_millis(1);
+/// Longest pause: what a request waits for at most, and what ages are exact to.
+const IDLE_PAUSE: Duration = Duration::from_millis(16);
+/// Records of one round; beyond it the clock is read again and requests are looked at.
+const ROUND: usize = 1 << 18;
+
+/// What the drain fills.
+pub trait Sink: Send + 'static {
+    /// What other threads may ask for.
+    type Request: Send;
+
+    /// An event, in the order in which events happened. `now` is the time since the session began.
+    fn event(&mut self, event: &Event, now: Millis);
+
+    /// A stack, never later than the end of the round that brings the first event which carries its id.
+    fn stack(&mut self, stack: StackRecord<'_>);
+
+    /// Bytes that are no record.
+    fn malformed(&mut self, error: DecodeError);
+
+    /// A request; all that happened before it was made has been delivered, unless records arrive faster than they can
+    /// be drained.
+    fn answer(&mut self, request: Self::Request, now: Millis);
+}
+
+/// A running drain. Dropping it ends the thread; see [`Drain::finish`] to get the sink back.
+#[derive(Debug)]
+pub struct Drain<S: Sink> {
+    requests: mpsc::Sender<S::Request>,
+    thread: JoinHandle<S>,
+}
+
+impl<S: Sink> Drain<S> {
+    /// Starts the thread. `start` is the session's beginning.
+    ///
+    /// # Errors
+    /// When the system cannot make a thread.
+    pub fn spawn(events: Ring, stacks: Ring, sink: S, start: Instant) -> io::Result<Self> {
+        let (requests, inbox) = mpsc::channel();
+        let pump = Pump { events, stacks, sink, start };
+        let thread = thread::Builder::new().name("drain".into()).spawn(move || pump.run(&inbox))?;
+        Ok(Self { requests, thread })
+    }
+
+    /// Asks the sink. `false` when the thread has ended.
+    pub fn request(&self, request: S::Request) -> bool {
+        self.requests.send(request).is_ok()
+    }
+
+    /// Delivers what is left in the rings and ends the thread.
+    ///
+    /// # Errors
+    /// When the thread has panicked.
+    pub fn finish(self) -> anyhow::Result<S> {
+        drop(self.requests);
+        self.thread.join().map_err(|_| anyhow::anyhow!("the drain's thread has panicked"))
+    }
+}
+
+struct Pump<S> {
+    events: Ring,
+    stacks: Ring,
+    sink: S,
+    start: Instant,
+}
+
+impl<S: Sink> Pump<S> {
+    fn run(mut self, inbox: &mpsc::Receiver<S::Request>) -> S {
+        let mut pause = BUSY_PAUSE;
+        loop {
+            let events = self.round();
+            pause = next_pause(pause, events);
+            match inbox.recv_timeout(pause) {
+                Ok(request) => {
+                    self.round();
+                    let now = self.now();
+                    self.sink.answer(request, now);
+                }
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => {
+                    while self.round() == ROUND {}
+                    return self.sink;
+                }
+            }
+        }
+    }
+
+    /// Empties the rings once, up to [`ROUND`] events; gives their number.
+    fn round(&mut self) -> usize {
+        let now = self.now();
+        let mut count = 0;
+        while count < ROUND
+            && let Some(record) = self.events.next()
+        {
+            match decode::event(&record) {
+                Ok(event) => self.sink.event(&event, now),
+                Err(error) => self.sink.malformed(error),
+            }
+            count += 1;
+        }
+        // After the events: a stack is sent before the first event that carries its id, so it is here by now.
+        while let Some(record) = self.stacks.next() {
+            match decode::stack(&record) {
+                Ok(stack) => self.sink.stack(stack),
+                Err(error) => self.sink.malformed(error),
+            }
+        }
+        count
+    }
+
+    /// Milliseconds since the session began; stands still after 49 days.
+    fn now(&self) -> Millis {
+        Millis(u32::try_from(self.start.elapsed().as_millis()).unwrap_or(u32::MAX))
+    }
+}
+
+/// No pause while rounds are full, a short one while records arrive, twice the last one while none do.
+fn next_pause(last: Duration, events: usize) -> Duration {
+    match events {
+        ROUND => Duration::ZERO,
+        0 => (last * 2).clamp(BUSY_PAUSE, IDLE_PAUSE),
+        _ => BUSY_PAUSE,
+    }
+}

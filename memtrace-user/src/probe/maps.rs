@@ -1,0 +1,198 @@
+//! The maps from the collector's side: rings to drain, tables to fill, counters to read.
+
+use std::{io, os::fd::{AsFd as _, AsRawFd as _, BorrowedFd}};
+
+use anyhow::Context as _;
+use aya::{
+    Ebpf,
+    maps::{HashMap, Map, MapData, PerCpuArray, RingBuf},
+};
+use memmap2::{MmapMut, MmapOptions};
+use memtrace_common::{process::Process, stats::Stats, unwind};
+
+use crate::ids::Pid;
+
+/// A ring the probes write and one thread reads.
+pub type Ring = RingBuf<MapData>;
+
+/// An array that is written through memory, without a system call for each entry.
+#[derive(Debug)]
+pub struct MappedArray {
+    memory: MmapMut,
+    /// Programs may be loaded later, and name the map by its descriptor.
+    _map: MapData,
+}
+
+impl MappedArray {
+    /// Maps a whole array whose values take `stride` bytes (a multiple of 8).
+    fn new(map: MapData, stride: usize) -> io::Result<Self> {
+        let entries = map.info().map_err(io::Error::other)?.max_entries() as usize;
+        let page = 4096;
+        let length = (entries * stride).next_multiple_of(page);
+        // SAFETY: the descriptor is a BPF array made with BPF_F_MMAPABLE. The kernel keeps it as long as the mapping;
+        // the programs that read it only load whole words.
+        let memory = unsafe { MmapOptions::new().len(length).map_mut(map.fd().as_fd().as_raw_fd())? };
+        Ok(Self { memory, _map: map })
+    }
+
+    /// Number of words in the array.
+    #[must_use]
+    pub fn word_count(&self) -> usize {
+        self.memory.len() / 8
+    }
+
+    /// The array as words.
+    pub fn words(&mut self) -> &mut [u64] {
+        let length = self.memory.len() / 8;
+        // SAFETY: the mapping begins at a page, `u64` has no invalid values, and the slice ends with the mapping.
+        unsafe { std::slice::from_raw_parts_mut(self.memory.as_mut_ptr().cast(), length) }
+    }
+
+    /// The array as values.
+    pub fn values<T: zerocopy::FromBytes + zerocopy::IntoBytes>(&mut self) -> &mut [T] {
+        const { assert!(size_of::<T>() % 8 == 0) };
+        let length = self.memory.len() / size_of::<T>();
+        // SAFETY: as above; `T` is plain data whose size is a multiple of the array's stride unit.
+        unsafe { std::slice::from_raw_parts_mut(self.memory.as_mut_ptr().cast(), length) }
+    }
+}
+
+/// What the probes write and one thread each reads.
+pub struct Rings {
+    /// Allocator calls and process changes.
+    pub events: Ring,
+    /// Stacks, each once.
+    pub stacks: Ring,
+    /// What the session must act on.
+    pub notices: Ring,
+}
+
+impl std::fmt::Debug for Rings {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Rings").finish_non_exhaustive()
+    }
+}
+
+/// What the collector writes and the stack walk reads.
+#[derive(Debug)]
+pub struct Arrays {
+    /// Unwind rows.
+    pub rows: MappedArray,
+    /// Text pages.
+    pub pages: MappedArray,
+    /// Executable mappings of all processes.
+    pub mappings: MappedArray,
+}
+
+/// The tables of processes and objects, and the counters.
+pub struct Maps {
+    /// Traced processes.
+    pub processes: HashMap<MapData, u32, Process>,
+    /// Objects with loaded rows.
+    pub objects: HashMap<MapData, unwind::FileKey, unwind::Object>,
+    stats: PerCpuArray<MapData, Stats>,
+    /// What memtrace's own calibration has counted.
+    before: Stats,
+}
+
+impl std::fmt::Debug for Maps {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Maps").finish_non_exhaustive()
+    }
+}
+
+/// Takes a map of a loaded object.
+fn take(ebpf: &mut Ebpf, name: &str) -> anyhow::Result<Map> {
+    ebpf.take_map(name).with_context(|| format!("the probe object has no map `{name}`"))
+}
+
+impl Rings {
+    pub(super) fn take(ebpf: &mut Ebpf) -> anyhow::Result<Self> {
+        Ok(Self {
+            events: take(ebpf, "EVENTS")?.try_into()?,
+            stacks: take(ebpf, "STACKS")?.try_into()?,
+            notices: take(ebpf, "NOTICES")?.try_into()?,
+        })
+    }
+}
+
+impl Arrays {
+    pub(super) fn take(ebpf: &mut Ebpf) -> anyhow::Result<Self> {
+        Ok(Self {
+            rows: mapped(take(ebpf, "ROWS")?, 8)?,
+            pages: mapped(take(ebpf, "PAGES")?, 8)?,
+            mappings: mapped(take(ebpf, "MAPPINGS")?, size_of::<unwind::Mapping>())?,
+        })
+    }
+}
+
+impl Maps {
+    pub(super) fn take(ebpf: &mut Ebpf) -> anyhow::Result<Self> {
+        Ok(Self {
+            processes: take(ebpf, "PROCESSES")?.try_into()?,
+            objects: take(ebpf, "OBJECTS")?.try_into()?,
+            stats: take(ebpf, "STATS")?.try_into()?,
+            before: Stats::default(),
+        })
+    }
+
+    /// The probes' counters, summed over all CPUs, without what was counted before [`Maps::begin_counting`].
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn stats(&self) -> anyhow::Result<Stats> {
+        let per_cpu = self.stats.get(&0, 0).context("failed to read the probes' counters")?;
+        let mut sum = Stats::default();
+        for stats in per_cpu.iter() {
+            combine(&mut sum, stats, u64::wrapping_add);
+        }
+        combine(&mut sum, &self.before, u64::wrapping_sub);
+        Ok(sum)
+    }
+
+    /// Counts from zero.
+    pub(super) fn begin_counting(&mut self) -> anyhow::Result<()> {
+        let counted = self.stats()?;
+        combine(&mut self.before, &counted, u64::wrapping_add);
+        Ok(())
+    }
+
+    /// The probes' view of a process.
+    #[must_use]
+    pub fn process(&self, pid: Pid) -> Option<Process> {
+        self.processes.get(&pid.0, 0).ok()
+    }
+}
+
+/// Combines counters one by one. All fields of [`Stats`] are `u64` counters.
+fn combine(counters: &mut Stats, others: &Stats, with: fn(u64, u64) -> u64) {
+    use zerocopy::{FromBytes as _, IntoBytes as _};
+    let others = <[u64]>::ref_from_bytes(others.as_bytes());
+    let counters = <[u64]>::mut_from_bytes(counters.as_mut_bytes());
+    if let (Ok(others), Ok(counters)) = (others, counters) {
+        for (counter, other) in counters.iter_mut().zip(others) {
+            *counter = with(*counter, *other);
+        }
+    }
+}
+
+fn mapped(map: Map, stride: usize) -> anyhow::Result<MappedArray> {
+    let Map::Array(data) = map else {
+        anyhow::bail!("not an array");
+    };
+    MappedArray::new(data, stride).context("failed to map an array of the probes")
+}
+
+/// The descriptor behind any of the probe object's maps.
+pub(super) fn map_fd(map: &Map) -> Option<BorrowedFd<'_>> {
+    let data = match map {
+        Map::Array(data)
+        | Map::PerCpuArray(data)
+        | Map::HashMap(data)
+        | Map::LruHashMap(data)
+        | Map::RingBuf(data)
+        | Map::ProgramArray(data) => data,
+        _ => return None,
+    };
+    Some(data.fd().as_fd())
+}

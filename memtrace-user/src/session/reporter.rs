@@ -1,0 +1,102 @@
+//! Makes reports on a thread of its own: naming frames reads debug information and may take long.
+
+use std::{
+    collections::HashMap,
+    sync::mpsc,
+    thread::{self, JoinHandle},
+    time::SystemTime,
+};
+
+use tokio::sync::mpsc as tokio_mpsc;
+
+use super::library::SharedStore;
+use crate::{
+    ids::Pid,
+    plan::Plan,
+    report::{Delivery, Measured, Output, OutputError, ProcessFacts, Report, Sources},
+    resolve::Resolver,
+    snapshot::{ProcessSnapshot, Snapshot},
+};
+
+/// Everything one report is made from.
+#[derive(Debug)]
+pub(super) struct Job {
+    pub(super) snapshot: Snapshot,
+    /// By process and programs begun.
+    pub(super) facts: HashMap<(Pid, u32), ProcessFacts>,
+    pub(super) measured: Measured,
+    pub(super) is_final: bool,
+}
+
+/// A report that was written, or not.
+pub(super) type Delivered = Result<Delivery, OutputError>;
+
+/// The thread's other end.
+#[derive(Debug)]
+pub(super) struct Reporter {
+    jobs: mpsc::Sender<Job>,
+    delivered: tokio_mpsc::UnboundedReceiver<Delivered>,
+    busy: bool,
+    _thread: JoinHandle<()>,
+}
+
+impl Reporter {
+    /// Starts the thread.
+    pub(super) fn spawn(store: SharedStore, plan: &Plan, output: Output) -> std::io::Result<Self> {
+        let plan = plan.clone();
+        let (jobs, inbox) = mpsc::channel();
+        let (answers, delivered) = tokio_mpsc::unbounded_channel();
+        let thread = thread::Builder::new()
+            .name("report".into())
+            .spawn(move || work(&inbox, &answers, &store, &plan, output))?;
+        Ok(Self { jobs, delivered, busy: false, _thread: thread })
+    }
+
+    /// Whether a report is being made.
+    pub(super) fn is_busy(&self) -> bool {
+        self.busy
+    }
+
+    /// Asks for a report.
+    pub(super) fn request(&mut self, job: Job) {
+        self.busy = self.jobs.send(job).is_ok();
+    }
+
+    /// Waits for the report that is being made; for ever when none is.
+    pub(super) async fn delivered(&mut self) -> Delivered {
+        if !self.busy {
+            return std::future::pending().await;
+        }
+        let delivered = self.delivered.recv().await;
+        self.busy = false;
+        // The thread ends with the session only; if it has panicked there is nobody to write.
+        delivered.unwrap_or(Ok(Delivery::ReaderGone))
+    }
+}
+
+fn work(
+    inbox: &mpsc::Receiver<Job>,
+    answers: &tokio_mpsc::UnboundedSender<Delivered>,
+    store: &SharedStore,
+    plan: &Plan,
+    mut output: Output,
+) {
+    let mut resolver = Resolver::new(plan.resolve.clone());
+    while let Ok(job) = inbox.recv() {
+        let facts = |process: &ProcessSnapshot| {
+            job.facts.get(&(process.pid, process.exec_count)).cloned().unwrap_or_default()
+        };
+        let sources = Sources {
+            snapshot: &job.snapshot,
+            facts: &facts,
+            objects: store.as_ref(),
+            measured: &job.measured,
+            time: SystemTime::now(),
+            is_final: job.is_final,
+        };
+        let report = Report::build(&sources, &plan.report, &mut resolver);
+        if answers.send(output.write(&report)).is_err() {
+            return;
+        }
+    }
+}

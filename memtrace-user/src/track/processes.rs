@@ -1,0 +1,170 @@
+//! Which memory an event belongs to: processes, their generations, and who shares with whom.
+//!
+//! A process id names one generation at a time. A generation begins with its first event, with a fork or with
+//! [`Processes::begin`], and ends with exec, exit, or a sign that the id was given to another process. A child
+//! that shares its parent's memory (`vfork`, `posix_spawn`) is no generation of its own: until it begins another
+//! program or ends, what it does happens in its parent's memory.
+
+use hashbrown::HashMap;
+
+use super::{
+    exited::Exited,
+    ledger::Ledger,
+    limits::Limits,
+    space::{Ledgers, Space},
+};
+use crate::{
+    ids::{Millis, Pid},
+    snapshot::{BlockFilter, ProcessSnapshot},
+};
+
+#[derive(Debug)]
+pub(super) struct Processes {
+    running: HashMap<Pid, Space>,
+    /// Who lives in whose memory; the owner is always in `running`.
+    sharing: HashMap<Pid, Pid>,
+    exited: Exited,
+    exit_filter: BlockFilter,
+    ledgers: Ledgers,
+    max_running: usize,
+}
+
+impl Processes {
+    pub(super) fn new(limits: &Limits, exit_filter: BlockFilter) -> Self {
+        Self {
+            running: HashMap::new(),
+            sharing: HashMap::new(),
+            exited: Exited::new(limits),
+            exit_filter,
+            ledgers: Ledgers {
+                blocks: Ledger::new(limits.live_blocks),
+                sites: Ledger::new(limits.sites),
+            },
+            max_running: limits.processes,
+        }
+    }
+
+    /// The memory that `pid` works in, begun if need be; `None` when there are too many processes.
+    #[inline]
+    pub(super) fn space(&mut self, pid: Pid, now: Millis) -> Option<&mut Space> {
+        let owner = if self.running.contains_key(&pid) {
+            pid
+        } else {
+            self.begin(pid, now)?
+        };
+        self.running.get_mut(&owner)
+    }
+
+    /// Makes sure that `pid` is known; gives back in whose memory it works. `None` when there are too many
+    /// processes.
+    pub(super) fn begin(&mut self, pid: Pid, now: Millis) -> Option<Pid> {
+        if self.running.contains_key(&pid) {
+            return Some(pid);
+        }
+        if let Some(owner) = self.sharing.get(&pid) {
+            return Some(*owner);
+        }
+        if self.is_full() {
+            return None;
+        }
+        self.running
+            .insert(pid, Space::new(pid, 0, now, &self.ledgers));
+        Some(pid)
+    }
+
+    /// `parent` has a child. `None` when there are too many processes.
+    pub(super) fn fork(
+        &mut self,
+        parent: Pid,
+        child: Pid,
+        shares: bool,
+        now: Millis,
+    ) -> Option<()> {
+        self.end(child, now);
+        let owner = self.begin(parent, now)?;
+        if self.is_full() {
+            return None;
+        }
+        if shares {
+            self.sharing.insert(child, owner);
+        } else {
+            let space = self
+                .running
+                .get_mut(&owner)?
+                .fork(child, now, &self.ledgers);
+            self.running.insert(child, space);
+        }
+        Some(())
+    }
+
+    /// `pid` begins another program: a new generation with nothing in it. A generation that has not done anything
+    /// leaves no trace.
+    pub(super) fn exec(&mut self, pid: Pid, now: Millis) -> Option<()> {
+        let owner = self.begin(pid, now)?;
+        let mut exec_count = 1;
+        if owner == pid {
+            let old = self.running.get(&pid)?;
+            exec_count += old.exec_count();
+            if old.is_untouched() {
+                self.release(pid);
+            }
+        }
+        self.end(pid, now);
+        self.running
+            .insert(pid, Space::new(pid, exec_count, now, &self.ledgers));
+        Some(())
+    }
+
+    /// `pid` has ended; its last state is kept.
+    pub(super) fn end(&mut self, pid: Pid, now: Millis) {
+        if let Some(owner) = self.sharing.remove(&pid)
+            && let Some(space) = self.running.get_mut(&owner)
+        {
+            space.leave(pid);
+        }
+        if let Some(space) = self.release(pid) {
+            let last = space.freeze(&self.exit_filter, now);
+            self.exited.push(ProcessSnapshot {
+                exited: true,
+                ..last
+            });
+        }
+    }
+
+    /// Running processes at `now` by id, then the exited ones that are kept.
+    pub(super) fn freeze(&self, filter: &BlockFilter, now: Millis) -> Vec<ProcessSnapshot> {
+        let running = self.running.values().map(|space| space.freeze(filter, now));
+        let mut frozen: Vec<ProcessSnapshot> = running.collect();
+        frozen.sort_unstable_by_key(|process| process.pid);
+        frozen.extend(self.exited.kept().cloned());
+        frozen
+    }
+
+    pub(super) fn exited(&self) -> &Exited {
+        &self.exited
+    }
+
+    /// Bytes that the processes take, running and exited.
+    pub(super) fn memory(&self) -> usize {
+        let spaces: usize = self.running.values().map(Space::memory).sum();
+        self.ledgers.blocks.bytes() + spaces + self.exited.bytes()
+    }
+
+    /// Blocks and sites stored for all running processes, as the ledgers have them.
+    #[cfg(test)]
+    pub(super) fn stored(&self) -> (usize, usize) {
+        (self.ledgers.blocks.entries(), self.ledgers.sites.entries())
+    }
+
+    /// Takes a generation out. Those who share its memory and outlive it begin anew with their next event: only a
+    /// lost event can bring that about, as a parent waits for such a child.
+    fn release(&mut self, pid: Pid) -> Option<Space> {
+        let space = self.running.remove(&pid)?;
+        self.sharing.retain(|_, owner| *owner != pid);
+        Some(space)
+    }
+
+    fn is_full(&self) -> bool {
+        self.running.len() + self.sharing.len() >= self.max_running
+    }
+}

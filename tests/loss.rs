@@ -1,0 +1,84 @@
+//! A ring that is too small on purpose: what is lost is counted, exactly, and said.
+
+use anyhow::{Result, ensure};
+use memtrace_tests::{memtrace::Memtrace, privilege, workload::Workload};
+
+const BLOCKS: u64 = 300_000;
+
+/// Every call of `leak` is one event and no block is ever freed, so the program's own number of blocks is what the
+/// probes have produced.
+#[test]
+fn what_the_probes_produce_is_consumed_or_counted_as_lost() -> Result<()> {
+    let Some(_turn) = privilege::turn()? else {
+        return Ok(());
+    };
+    let leak = Workload::of("leak")
+        .args([BLOCKS.to_string().as_str(), "40"])
+        .start()?;
+    let memtrace = Memtrace::built()?
+        .pid(leak.pid())
+        .args(["--ring-bytes", "4096"])
+        .start()?;
+    memtrace.wait_tracing(&[leak.pid()])?;
+    leak.go()?;
+    let told = leak.told()?;
+    let outcome = memtrace.stop()?;
+    let stderr = outcome.stderr.clone();
+    let report = outcome.final_report()?;
+    let trust = &report.trust;
+    ensure!(
+        trust.lost_events > 0,
+        "nothing was lost: the ring is not tiny"
+    );
+    ensure!(
+        trust.events + trust.lost_events == BLOCKS,
+        "{} consumed + {} lost is not {BLOCKS}",
+        trust.events,
+        trust.lost_events
+    );
+    let process = report.process(leak.pid())?;
+    let truth = told.sites[0].1;
+    ensure!(
+        process.counts.live_blocks + trust.lost_events == truth.live_blocks,
+        "{}",
+        process.counts
+    );
+    ensure!(
+        process.counts.live_bytes == process.counts.live_blocks * 40,
+        "{}",
+        process.counts
+    );
+    ensure!(stderr.contains("lost"), "the loss is not said: {stderr}");
+    Ok(())
+}
+
+#[test]
+fn a_table_says_what_is_no_longer_known() -> Result<()> {
+    let Some(_turn) = privilege::turn()? else {
+        return Ok(());
+    };
+    let threads = Workload::of("threads").args(["8", "20000"]).start()?;
+    let memtrace = Memtrace::built()?
+        .pid(threads.pid())
+        .args(["--ring-bytes", "4096", "-i", "3600", "--format", "table"])
+        .start_bare()?;
+    memtrace.wait_tracing(&[threads.pid()])?;
+    threads.go()?;
+    threads.told()?;
+    let outcome = memtrace.stop()?;
+    ensure!(
+        outcome.code() == 0,
+        "{}: {}",
+        outcome.status,
+        outcome.stderr
+    );
+    let lost = outcome.stdout.lines().rfind(|line| line.contains("lost"));
+    let Some(lost) = lost else {
+        anyhow::bail!("no word of the loss:\n{}", outcome.stdout)
+    };
+    ensure!(
+        !lost.contains(" 0 lost"),
+        "the trust line says that nothing was lost: {lost}"
+    );
+    Ok(())
+}

@@ -1,0 +1,109 @@
+//! `vm`: the tests on other kernels than this machine's, booted under emulation.
+
+mod cpio;
+mod guest;
+mod image;
+mod kernel;
+mod payload;
+
+use std::{fs, path::Path, process::ExitCode};
+
+use anyhow::Result;
+
+use self::{guest::Outcome, kernel::Kernel};
+use crate::{run, setup, shell, tally::Tally};
+
+/// 6.1 and newer are promised. 5.10 stands for 5.15, which no mirror has, and is stricter.
+const DEFAULT: [&str; 4] = ["5.10", "6.1", "6.12", "newest"];
+
+/// Boots other kernels under qemu and runs the tests there.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// Versions such as `6.1`, or `newest`.
+    #[arg(default_values_t = DEFAULT.map(str::to_owned))]
+    kernels: Vec<String>,
+}
+
+/// Runs the matrix.
+pub(crate) fn main(args: &Args) -> Result<ExitCode> {
+    setup::build_tools()?;
+    setup::test_packages()?;
+    let tally = matrix(&args.kernels)?;
+    println!("{tally}");
+    Ok(tally.exit_code())
+}
+
+/// Boots each kernel in turn and prints what passed where. No kernel named means all of [`DEFAULT`].
+pub(crate) fn matrix(kernels: &[String]) -> Result<Tally> {
+    let names = if kernels.is_empty() {
+        DEFAULT.map(str::to_owned).to_vec()
+    } else {
+        kernels.to_vec()
+    };
+    let wanted: Vec<_> = names
+        .iter()
+        .map(|name| name.parse())
+        .collect::<Result<_>>()?;
+    let dir = shell::target_dir().join("vm");
+    fs::create_dir_all(&dir)?;
+    let image = dir.join("image.cpio");
+    build_image(&image)?;
+    let mut tally = Tally::default();
+    for kernel in kernel::prepare(&wanted, &dir)? {
+        tally += test(kernel, &image, &dir).unwrap_or_else(|error| {
+            println!("vm: {error:#} ... FAILED");
+            Tally::of(false)
+        });
+    }
+    Ok(tally)
+}
+
+/// Boots one kernel; a second time when the guest did not come to its end, which emulation alone can cause.
+fn test(kernel: Result<Kernel>, image: &Path, dir: &Path) -> Result<Tally> {
+    let kernel = kernel?;
+    let log = dir.join(format!("{}.log", kernel.version));
+    let mut outcome = guest::boot(&kernel.vmlinuz, image, &log)?;
+    if !outcome.ended {
+        fs::rename(&log, log.with_extension("first.log"))?;
+        shell::say(&format!(
+            "{} did not come to its end; once more",
+            kernel.version
+        ));
+        outcome = guest::boot(&kernel.vmlinuz, image, &log)?;
+    }
+    Ok(print(&kernel, &outcome, &log))
+}
+
+/// Prints a kernel's results and counts them; not to have come to the end is a failure of its own.
+fn print(kernel: &Kernel, outcome: &Outcome, log: &Path) -> Tally {
+    let mut tally = Tally::default();
+    for result in &outcome.results {
+        tally += Tally::of(result.passed);
+        println!(
+            "vm {} {} ... {}",
+            kernel.version,
+            result.name,
+            if result.passed { "ok" } else { "FAILED" }
+        );
+    }
+    if !outcome.ended {
+        tally += Tally::of(false);
+        println!(
+            "vm {} end ... FAILED: panic, hang or time limit",
+            kernel.version
+        );
+    }
+    println!(
+        "vm {}: {tally} in {:.0} s, console in {}",
+        kernel.version,
+        outcome.took.as_secs_f32(),
+        log.display()
+    );
+    tally
+}
+
+/// memtrace as it is released, the test binaries, and the programs they trace.
+fn build_image(out: &Path) -> Result<()> {
+    run::build()?;
+    image::build(out, &payload::tests()?, &payload::programs()?)
+}
