@@ -9,7 +9,8 @@ use memtrace_common::patch;
 fn patched_call<const ID: u32>(ctx: *mut c_void) -> u64 {
     // SAFETY: this is how helpers are called: the function's address is its number. The loader refuses an object in
     // which one of these numbers is left over.
-    let call: unsafe extern "C" fn(*mut c_void) -> u64 = unsafe { core::mem::transmute(ID as usize) };
+    let call: unsafe extern "C" fn(*mut c_void) -> u64 =
+        unsafe { core::mem::transmute(ID as usize) };
     // SAFETY: what replaces the call takes the context, or nothing.
     unsafe { call(ctx) }
 }

@@ -20,11 +20,11 @@ use crate::stack::Walk;
 
 /// Allocator calls and process changes, in the order in which they happened. Probes → drain.
 #[map]
-pub(crate) static EVENTS: RingBuf = RingBuf::with_byte_size(64 << 20, 0);
+pub(crate) static EVENTS: RingBuf = RingBuf::with_byte_size(32 << 20, 0);
 
 /// Stacks, each once. Apart from the events, so that a flood of these cannot drop a stack. Probes → drain.
 #[map]
-pub(crate) static STACKS: RingBuf = RingBuf::with_byte_size(16 << 20, 0);
+pub(crate) static STACKS: RingBuf = RingBuf::with_byte_size(8 << 20, 0);
 
 /// What the session must act on. Probes → session.
 #[map]

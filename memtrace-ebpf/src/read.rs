@@ -69,7 +69,11 @@ pub(crate) fn user_word(addr: u64) -> Option<u64> {
 pub(crate) fn user_words<const N: usize>(words: &mut [u64; N], addr: u64) -> bool {
     // SAFETY: the length is that of the destination.
     let error = unsafe {
-        bpf_probe_read_user(words.as_mut_ptr().cast(), (N * 8) as u32, addr as *const c_void)
+        bpf_probe_read_user(
+            words.as_mut_ptr().cast(),
+            (N * 8) as u32,
+            addr as *const c_void,
+        )
     };
     error == 0
 }

@@ -43,7 +43,9 @@ impl ThreadKey {
     #[inline(always)]
     pub(crate) fn state(self) -> Option<&'static mut Thread> {
         // SAFETY: only the thread itself writes its entry, and it is here, not elsewhere.
-        THREADS.get_ptr_mut(self.0).map(|thread| unsafe { &mut *thread })
+        THREADS
+            .get_ptr_mut(self.0)
+            .map(|thread| unsafe { &mut *thread })
     }
 
     /// The thread's entry, made if it has none. `None` when the table is full.
@@ -52,7 +54,14 @@ impl ThreadKey {
         if let Some(thread) = self.state() {
             return Some(thread);
         }
-        let empty = Thread { sp: 0, size: 0, ptr: 0, kind: 0, reserved: 0, nested: 0 };
+        let empty = Thread {
+            sp: 0,
+            size: 0,
+            ptr: 0,
+            kind: 0,
+            reserved: 0,
+            nested: 0,
+        };
         // A failure shows in the look-up that follows.
         let _ = THREADS.insert(self.0, empty, 0);
         self.state()

@@ -32,6 +32,9 @@ const SKIP_RETURN: u64 = 1;
 /// Tells a session program's entry to take the return; ignored elsewhere.
 const TAKE_RETURN: u64 = 0;
 
+/// Bytes of a page on x86-64.
+const PAGE: u64 = 4096;
+
 /// Allocator probe whose stacks are walked inside `bpf_loop`.
 #[unsafe(link_section = "uprobe/allocator_loop")]
 #[unsafe(no_mangle)]
@@ -134,8 +137,11 @@ fn argument(regs: Registers, cookie: u32, index: usize) -> u64 {
 /// Requested size and pointer argument of a call.
 #[inline(always)]
 fn size_and_pointer(regs: Registers, cookie: u32) -> (u64, u64) {
-    let (a, b, c) =
-        (argument(regs, cookie, 0), argument(regs, cookie, 1), argument(regs, cookie, 2));
+    let (a, b, c) = (
+        argument(regs, cookie, 0),
+        argument(regs, cookie, 1),
+        argument(regs, cookie, 2),
+    );
     match cookie::kind(cookie) {
         kind::CALLOC => (product(a, b), 0),
         kind::REALLOC => (b, a),
@@ -143,8 +149,15 @@ fn size_and_pointer(regs: Registers, cookie: u32) -> (u64, u64) {
         kind::MEMALIGN => (b, 0),
         kind::POSIX_MEMALIGN => (c, a),
         kind::FREE_OUTER => (0, a),
+        kind::PVALLOC => (whole_pages(a), 0),
         _ => (a, 0),
     }
+}
+
+/// `size` rounded up to whole pages, which is what `pvalloc` is asked for.
+#[inline(always)]
+fn whole_pages(size: u64) -> u64 {
+    size.saturating_add(PAGE - 1) & !(PAGE - 1)
 }
 
 /// `count * size` as far as an event can carry it: a larger request, or one that overflows, cannot succeed.
@@ -212,7 +225,11 @@ fn finished_call(stats: &mut Stats, key: ThreadKey, thread: &Thread, result: u64
     if addr == 0 && !reallocates && thread.kind != kind::CALIBRATE_RETURN {
         return None;
     }
-    let event_kind = if reallocates { event::REALLOC_RETURN } else { event::ALLOC };
+    let event_kind = if reallocates {
+        event::REALLOC_RETURN
+    } else {
+        event::ALLOC
+    };
     Some(Event {
         kind_and_size: Event::pack(event_kind, thread.size),
         tgid: key.tgid(),

@@ -22,8 +22,8 @@ use memtrace_common::{
     stats::Stats,
 };
 
-pub(crate) use self::walk::Walk;
 use self::walk::Step;
+pub(crate) use self::walk::Walk;
 use crate::{emit, maps::TAIL_CALLS, probes::UprobeContext, read::Registers};
 
 /// A way to repeat the step.

@@ -96,7 +96,11 @@ impl Walk {
             return self.cut(stack::CUT_DEPTH, self.pc);
         }
         // A return address may be the first byte behind its function.
-        let lookup = if self.exact == 0 { self.pc - 1 } else { self.pc };
+        let lookup = if self.exact == 0 {
+            self.pc - 1
+        } else {
+            self.pc
+        };
         if lookup < self.mapping.start || lookup >= self.mapping.end {
             if let Err(reason) = mapping::find::<FIND_VMA>(self, lookup) {
                 return self.cut(reason, self.pc);

@@ -9,7 +9,7 @@ use std::{fs, io};
 use memtrace_common::process::KernelOffsets;
 
 /// Where the kernel shows its types.
-pub(crate) const VMLINUX: &str = "/sys/kernel/btf/vmlinux";
+pub const VMLINUX: &str = "/sys/kernel/btf/vmlinux";
 
 const MAGIC: u16 = 0xeb9f;
 const KIND_STRUCT: u32 = 4;

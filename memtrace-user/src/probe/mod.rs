@@ -5,6 +5,7 @@
 
 mod btf;
 mod calibrate;
+pub mod features;
 mod link;
 mod maps;
 mod program;
@@ -20,7 +21,7 @@ use aya::{
 };
 
 pub use self::{
-    btf::BtfError,
+    btf::{BtfError, VMLINUX},
     calibrate::Calibration,
     link::{FileLinks, ProbeSite},
     maps::{Arrays, MappedArray, Maps, Ring, Rings},
@@ -61,7 +62,7 @@ pub struct ProbeOptions {
 impl Default for ProbeOptions {
     fn default() -> Self {
         Self {
-            event_ring_bytes: 64 << 20,
+            event_ring_bytes: 32 << 20,
             unwind_rows: 1 << 22,
             level: None,
             unwinder: None,

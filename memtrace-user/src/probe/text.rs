@@ -24,8 +24,9 @@ const OPCODE_MOVE: u8 = 0xb7;
 const SOURCE_KERNEL_FUNCTION: u8 = 2;
 /// Number of the helper `bpf_get_attach_cookie`.
 const HELPER_ATTACH_COOKIE: i32 = 174;
-/// A verifier's log is cut beyond this many bytes.
-const LOG_BYTES: usize = 256 << 10;
+/// The longest verifier's log that 5.10 takes. Kernels before 6.4 end a load whose log does not fit with `ENOSPC`, which
+/// hides the reason.
+const LOG_BYTES: usize = (16 << 20) - 1;
 
 /// What stands for a replaced call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -154,10 +155,11 @@ fn replace_calls(instructions: &mut [bpf_insn], call: u32, replacement: Replacem
     }
 }
 
-/// The last lines of a verifier's log: the reason stands there.
+/// The last lines of a verifier's log: the reason stands there. Behind its end lie remains of paths that the verifier
+/// has found safe and overwritten.
 fn end_of_log(log: &[u8]) -> String {
-    let text = String::from_utf8_lossy(log);
-    let text = text.trim_end_matches('\0').trim_end();
-    let lines: Vec<_> = text.lines().collect();
+    let end = log.iter().position(|byte| *byte == 0).unwrap_or(log.len());
+    let text = String::from_utf8_lossy(&log[..end]);
+    let lines: Vec<_> = text.trim_end().lines().collect();
     lines[lines.len().saturating_sub(12)..].join("\n")
 }

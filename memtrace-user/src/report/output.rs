@@ -121,7 +121,10 @@ impl Output {
 
     fn bytes(&mut self, report: &Report) -> Result<Vec<u8>, OutputError> {
         let mut bytes = Vec::new();
-        if self.written > 0 && self.format != Format::Json && !matches!(self.sink, Sink::Terminal { .. }) {
+        if self.written > 0
+            && self.format != Format::Json
+            && !matches!(self.sink, Sink::Terminal { .. })
+        {
             bytes.push(b'\n');
         }
         // Nothing but the serializer can fail when the bytes go to memory.
@@ -132,7 +135,11 @@ impl Output {
         })?;
         if let Sink::Terminal { drawn } = &mut self.sink {
             let mut frame = erase(*drawn).into_bytes();
-            *drawn = if report.is_final { 0 } else { count_lines(&bytes) };
+            *drawn = if report.is_final {
+                0
+            } else {
+                count_lines(&bytes)
+            };
             frame.append(&mut bytes);
             bytes = frame;
         }
@@ -225,7 +232,11 @@ fn terminal_size() -> Option<(usize, usize)> {
 
 /// Columns that the user wants where there is no terminal.
 fn columns_wanted() -> Option<usize> {
-    std::env::var("COLUMNS").ok()?.parse().ok().filter(|&columns| columns > 0)
+    std::env::var("COLUMNS")
+        .ok()?
+        .parse()
+        .ok()
+        .filter(|&columns| columns > 0)
 }
 
 /// The path of an error's file, for hints.

@@ -92,11 +92,6 @@ impl Library {
         }
     }
 
-    /// Objects whose rows found no room.
-    pub(super) fn left_out(&self) -> usize {
-        self.tables.left_out()
-    }
-
     /// Looks at a process's mappings, loads what is new and puts the run where the probes read it.
     pub(super) fn map_process(&mut self, pid: Pid, maps: &mut Maps) -> Result<ProcessMap, MapsError> {
         let mappings = maps::read(pid)?;

@@ -22,6 +22,7 @@ use super::{
 };
 use crate::{
     ids::Pid,
+    plan::Selection,
     probe::{Attacher, FileLinks, Maps, ProbeSite},
     target::{
         maps::MapsError,
@@ -35,15 +36,6 @@ use crate::{
 const PARALLEL_ATTACHES: usize = 16;
 /// Ended processes that are remembered for reports.
 const MAX_EXITED: usize = 1024;
-
-/// Who is selected.
-#[derive(Clone, Debug, Default)]
-pub struct Selection {
-    /// A process is selected when any of these takes it.
-    pub rules: Vec<Rule>,
-    /// Children of a selected process are selected.
-    pub follow_children: bool,
-}
 
 /// An attach that has ended.
 #[derive(Debug)]
@@ -113,6 +105,11 @@ impl Targets {
         self.live.is_empty()
     }
 
+    /// Whether nothing has been traced so far.
+    pub(super) fn is_untouched(&self) -> bool {
+        self.live.is_empty() && self.exited.is_empty()
+    }
+
     /// Whether all probes of a process are in place, or it is gone.
     pub(super) fn is_attached(&self, pid: Pid) -> bool {
         self.live.get(&pid).is_none_or(|target| target.pending.is_empty())
@@ -121,11 +118,6 @@ impl Targets {
     /// The probes' tables and counters.
     pub(super) fn maps(&self) -> &Maps {
         &self.maps
-    }
-
-    /// The library of files.
-    pub(super) fn library(&self) -> &Library {
-        &self.library
     }
 
     /// What is to be said since the last call.
@@ -149,8 +141,9 @@ impl Targets {
     }
 
     /// Traces a held child before it becomes its program: attaches to the files the program will map.
-    pub(super) fn begin_held(&mut self, pid: Pid, files: &[impl AsRef<Path>]) {
-        if let Some(info) = procfs::process(pid) {
+    pub(super) fn begin_held(&mut self, pid: Pid, program: &Path, files: &[impl AsRef<Path>]) {
+        if let Some(mut info) = procfs::process(pid) {
+            info.comm = program.file_name().unwrap_or_default().to_string_lossy().into_owned();
             self.begin(info, false);
         }
         let objects: Vec<_> =

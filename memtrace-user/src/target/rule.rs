@@ -90,6 +90,18 @@ impl Rule {
     }
 }
 
+/// As it was typed.
+impl std::fmt::Display for Rule {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Pid(pid) => write!(f, "--pid {pid}"),
+            Self::Comm(pattern) => write!(f, "--comm {pattern}"),
+            Self::Cgroup(path) => write!(f, "--cgroup {}", path.display()),
+            Self::All => f.write_str("--all"),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -16,7 +16,8 @@ pub struct Limits {
     /// Bytes of the stack dictionary. Beyond it, new stacks are dropped (`dropped_stacks`) and their sites have no
     /// frames.
     pub stack_bytes: usize,
-    /// Running processes. Beyond it, events of new processes are refused (`refused_events`).
+    /// Running processes, and as many children that share the memory of one. Beyond it, events of new processes
+    /// are refused (`refused_events`).
     pub processes: usize,
     /// Exited processes kept. Beyond it, the oldest are only summed up (`forgotten`).
     pub exited: usize,

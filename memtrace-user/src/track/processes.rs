@@ -165,6 +165,6 @@ impl Processes {
     }
 
     fn is_full(&self) -> bool {
-        self.running.len() + self.sharing.len() >= self.max_running
+        self.running.len() >= self.max_running
     }
 }

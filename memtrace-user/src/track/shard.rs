@@ -349,7 +349,7 @@ mod tests {
 
         drop(child);
         parent.remove(Key::new(3));
-        assert_eq!(layer_sizes(&parent), []);
+        assert!(layer_sizes(&parent).is_empty());
         assert_eq!(ledger.entries(), 9_998);
     }
 }

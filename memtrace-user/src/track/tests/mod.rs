@@ -1,8 +1,10 @@
 //! The tracker against a model that is too simple to be wrong, and each of its rules by name.
 
+mod bounds;
+mod calls;
+mod lifetimes;
 mod model;
 mod random;
-mod rules;
 
 use std::time::Duration;
 
@@ -10,8 +12,8 @@ use memtrace_common::event::{self, Event};
 
 use super::{Limits, Tracker};
 use crate::{
-    ids::{Bytes, Millis},
-    snapshot::{BlockFilter, Snapshot},
+    ids::{Bytes, Millis, Pid, StackId},
+    snapshot::{BlockFilter, ProcessSnapshot, SiteCounts, Snapshot},
 };
 
 /// Limits that no test reaches.
@@ -80,4 +82,30 @@ fn tracker(limits: Limits, events: &[Event]) -> Tracker {
 fn after(events: &[Event]) -> Snapshot {
     let elapsed = Duration::from_secs(events.len() as u64);
     tracker(ample(), events).freeze(BlockFilter::default(), elapsed)
+}
+
+/// The processes with this id: exited generations last, in the order in which they ended.
+fn generations(snapshot: &Snapshot, pid: u32) -> Vec<&ProcessSnapshot> {
+    let processes = snapshot.processes.iter();
+    processes
+        .filter(|process| process.pid == Pid(pid))
+        .collect()
+}
+
+/// The only process.
+fn only(snapshot: &Snapshot) -> &ProcessSnapshot {
+    assert_eq!(snapshot.processes.len(), 1, "{:?}", snapshot.processes);
+    &snapshot.processes[0]
+}
+
+fn live(process: &ProcessSnapshot) -> (u64, u64) {
+    (process.live_blocks, process.live_bytes.0)
+}
+
+fn site(process: &ProcessSnapshot, stack: u64) -> SiteCounts {
+    let site = process
+        .sites
+        .iter()
+        .find(|site| site.stack == StackId(stack));
+    site.copied().unwrap_or_default()
 }
