@@ -128,6 +128,14 @@ pub struct Trust {
     pub cost_pct: f64,
 }
 
+impl Process {
+    /// Programs that the process had begun before this one: the last part of `PID-START-PROGRAMS`.
+    fn programs_begun(&self) -> u32 {
+        let last = self.generation.rsplit('-').next();
+        last.and_then(|number| number.parse().ok()).unwrap_or(0)
+    }
+}
+
 impl Report {
     /// Reads one line.
     ///
@@ -141,13 +149,16 @@ impl Report {
         Ok(report)
     }
 
-    /// All generations of a process, in the report's order.
+    /// All generations of a process, the oldest first: a report has those with most first.
     #[must_use]
     pub fn generations(&self, pid: u32) -> Vec<&Process> {
-        self.processes
+        let mut all: Vec<&Process> = self
+            .processes
             .iter()
             .filter(|process| process.pid == pid)
-            .collect()
+            .collect();
+        all.sort_by_key(|process| process.programs_begun());
+        all
     }
 
     /// The one generation of a process.

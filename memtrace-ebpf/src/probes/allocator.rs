@@ -32,9 +32,6 @@ const SKIP_RETURN: u64 = 1;
 /// Tells a session program's entry to take the return; ignored elsewhere.
 const TAKE_RETURN: u64 = 0;
 
-/// Bytes of a page on x86-64.
-const PAGE: u64 = 4096;
-
 /// Allocator probe whose stacks are walked inside `bpf_loop`.
 #[unsafe(link_section = "uprobe/allocator_loop")]
 #[unsafe(no_mangle)]
@@ -149,15 +146,8 @@ fn size_and_pointer(regs: Registers, cookie: u32) -> (u64, u64) {
         kind::MEMALIGN => (b, 0),
         kind::POSIX_MEMALIGN => (c, a),
         kind::FREE_OUTER => (0, a),
-        kind::PVALLOC => (whole_pages(a), 0),
         _ => (a, 0),
     }
-}
-
-/// `size` rounded up to whole pages, which is what `pvalloc` is asked for.
-#[inline(always)]
-fn whole_pages(size: u64) -> u64 {
-    size.saturating_add(PAGE - 1) & !(PAGE - 1)
 }
 
 /// `count * size` as far as an event can carry it: a larger request, or one that overflows, cannot succeed.

@@ -96,7 +96,7 @@ fn process_exec(ctx: RawTracePointContext) -> i32 {
             maps_requested: 0,
             ..*process
         };
-        if PROCESSES.insert(tgid, fresh, 0).is_ok() && process.flags & PROCESS_TRACED != 0 {
+        if PROCESSES.insert(tgid, fresh, 0).is_ok() && fresh.flags & PROCESS_TRACED != 0 {
             emit_change(stats, event::EXEC, tgid);
         }
     }

@@ -42,6 +42,8 @@ pub(super) struct Target {
     pub(super) followed: bool,
     /// Its probes, by file.
     pub(super) links: HashMap<ObjectId, FileLinks>,
+    /// Files it mapped when it was last looked at.
+    pub(super) mapped: Vec<ObjectId>,
     /// Files whose probes are being attached.
     pub(super) pending: HashSet<ObjectId>,
     /// Whether the user has been told of it.
@@ -81,6 +83,7 @@ impl Target {
             exec_count: 0,
             followed,
             links: HashMap::new(),
+            mapped: Vec::new(),
             pending: HashSet::new(),
             announced: false,
             run: 0..0,

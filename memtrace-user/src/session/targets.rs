@@ -187,9 +187,7 @@ impl Targets {
                 self.words.push(Word::Trouble { pid, comm: target.info.comm.clone(), reason });
             }
         }
-        if target.pending.is_empty() {
-            self.announce(pid);
-        }
+        self.announce(pid);
     }
 
     /// Looks at processes whose time has come; gives the next time.
@@ -280,10 +278,13 @@ impl Targets {
             self.words.push(Word::Trouble { pid, comm, reason });
         }
         self.library.retire(old);
+        let mapped = map.objects.iter().map(|object| object.id).collect();
         let news = self.attach_objects(pid, map.objects);
         if let Some(target) = self.live.get_mut(&pid) {
+            target.mapped = mapped;
             target.looked(news);
         }
+        self.announce(pid);
     }
 
     /// Attaches to the allocators among `objects` that are not attached yet; says whether there were any.
@@ -321,21 +322,23 @@ impl Targets {
         news
     }
 
+    /// Says once for each program that its probes are in place.
     fn announce(&mut self, pid: Pid) {
         let Some(target) = self.live.get_mut(&pid) else {
             return;
         };
-        if target.announced || target.links.is_empty() {
+        if target.announced || !target.pending.is_empty() {
             return;
         }
         let mut found = Vec::new();
         let mut functions = 0;
-        for object in target.links.keys() {
-            if let Some(Sites::Found(sites, flavour)) = self.library.known_sites(*object) {
-                if flavour != "linker" {
-                    functions += sites.len();
-                    found.push(flavour.clone());
-                }
+        // A link outlives the program it was made for: only files that are mapped count.
+        for object in target.mapped.iter().filter(|object| target.links.contains_key(object)) {
+            if let Some(Sites::Found(sites, flavour)) = self.library.known_sites(*object)
+                && flavour != "linker"
+            {
+                functions += sites.len();
+                found.push(flavour.clone());
             }
         }
         if found.is_empty() {
