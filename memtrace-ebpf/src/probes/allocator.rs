@@ -134,8 +134,11 @@ fn argument(regs: Registers, cookie: u32, index: usize) -> u64 {
 /// Requested size and pointer argument of a call.
 #[inline(always)]
 fn size_and_pointer(regs: Registers, cookie: u32) -> (u64, u64) {
-    let (a, b, c) =
-        (argument(regs, cookie, 0), argument(regs, cookie, 1), argument(regs, cookie, 2));
+    let (a, b, c) = (
+        argument(regs, cookie, 0),
+        argument(regs, cookie, 1),
+        argument(regs, cookie, 2),
+    );
     match cookie::kind(cookie) {
         kind::CALLOC => (product(a, b), 0),
         kind::REALLOC => (b, a),
