@@ -35,6 +35,7 @@ impl LiveBlocks {
         Self { shards, ledger }
     }
 
+    /// Stores a block. At the limit it takes the room of the one it supersedes, if there is one.
     #[inline]
     pub(super) fn insert(&mut self, key: Key, block: Block) -> Insertion {
         let shard = &mut self.shards[key.shard(SHARDS)];
