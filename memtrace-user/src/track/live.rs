@@ -79,8 +79,7 @@ impl LiveBlocks {
         }
     }
 
-    /// Whether a removal at `key` may need room that the limit does not leave; see
-    /// [`LiveBlocks::forget_shared`].
+    /// Whether a removal may need room that the limit does not leave; see [`LiveBlocks::forget_shared`].
     #[inline]
     pub(super) fn is_exhausted(&self) -> bool {
         self.ledger.is_exhausted()
