@@ -2,11 +2,10 @@
 //!
 //! The outermost call of a thread counts, those inside it (an interposer that calls libc, `realloc` that calls
 //! `malloc`) do not. No depth is counted, because a call may end without returning (`longjmp`, an exception):
-//! the stack pointer decides. A call that begins *below* the outermost call's frame is inside it; one that begins
-//! above proves that the outermost call is over. At the same height both happen: the outermost call may have ended
-//! in a jump to another function (an interposer's `return real_malloc(n)`), or be over and a new one made from the same
-//! place. The return address tells: as long as the outermost call's return is awaited, the kernel's trampoline stands
-//! there, and that is the first byte of a page.
+//! the stack pointer decides. A call that begins above the outermost call's frame proves that the outermost call is
+//! over. One that begins below it, or at the same height (an interposer that ends in a jump, `return real_malloc(n)`),
+//! is inside it as long as its return is awaited: then the address of the kernel's trampoline stands where the return
+//! address was, until the place is used for something else.
 
 use aya_ebpf::helpers::bpf_get_current_pid_tgid;
 use memtrace_common::process::Thread;
@@ -71,12 +70,13 @@ impl ThreadKey {
 /// Whether a call that begins with stack pointer `sp` is inside the thread's outermost call.
 #[inline(always)]
 pub(crate) fn is_nested(thread: &Thread, sp: u64) -> bool {
-    thread.sp != 0 && (sp < thread.sp || (sp == thread.sp && returns_to_trampoline(sp)))
+    thread.sp != 0 && sp <= thread.sp && returns_to_trampoline(thread.sp)
 }
 
 /// Whether the return address at `sp` is that of the kernel's trampoline (`uprobe_get_trampoline_vaddr`: the start of
 /// the page that the kernel maps for stepped instructions).
 #[inline(always)]
 fn returns_to_trampoline(sp: u64) -> bool {
-    read::user_word(sp).is_some_and(|addr| addr % PAGE_SIZE == 0)
+    let mut addr = 0;
+    read::user_word(&mut addr, sp) && addr % PAGE_SIZE == 0
 }

@@ -134,8 +134,11 @@ fn argument(regs: Registers, cookie: u32, index: usize) -> u64 {
 /// Requested size and pointer argument of a call.
 #[inline(always)]
 fn size_and_pointer(regs: Registers, cookie: u32) -> (u64, u64) {
-    let (a, b, c) =
-        (argument(regs, cookie, 0), argument(regs, cookie, 1), argument(regs, cookie, 2));
+    let (a, b, c) = (
+        argument(regs, cookie, 0),
+        argument(regs, cookie, 1),
+        argument(regs, cookie, 2),
+    );
     match cookie::kind(cookie) {
         kind::CALLOC => (product(a, b), 0),
         kind::REALLOC => (b, a),
@@ -200,13 +203,13 @@ fn finished_call(stats: &mut Stats, key: ThreadKey, thread: &Thread, result: u64
     let reallocates = matches!(thread.kind, kind::REALLOC | kind::REALLOCARRAY) && thread.ptr != 0;
     let addr = match thread.kind {
         kind::POSIX_MEMALIGN if result != 0 => 0,
-        kind::POSIX_MEMALIGN => match read::user_word(thread.ptr) {
-            Some(addr) => addr,
-            None => {
+        kind::POSIX_MEMALIGN => {
+            let mut addr = 0;
+            if !read::user_word(&mut addr, thread.ptr) {
                 stats.result_faults += 1;
-                0
             }
-        },
+            addr
+        }
         _ => result,
     };
     if addr == 0 && !reallocates && thread.kind != kind::CALIBRATE_RETURN {
