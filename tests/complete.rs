@@ -1,6 +1,10 @@
 //! Stacks of real programs without frame pointers reach their outermost frame.
 
-use std::{path::Path, process::Command};
+use std::{
+    io::Write as _,
+    path::Path,
+    process::{Command, Stdio},
+};
 
 use anyhow::{Context as _, Result, ensure};
 use memtrace_tests::{
@@ -103,39 +107,43 @@ fn git_is_complete() -> Result<()> {
     }
     let folder = tempfile::tempdir()?;
     let there = folder.path().to_string_lossy().into_owned();
-    for step in [
-        &["init", "-q"][..],
-        &["add", "."],
-        &[
-            "-c",
-            "user.name=n",
-            "-c",
-            "user.email=e",
-            "commit",
-            "-qm",
-            "m",
-        ],
-    ] {
-        std::fs::write(
-            folder.path().join("a"),
-            (0..400)
-                .map(|n| format!("{n} {step:?}\n"))
-                .collect::<String>(),
-        )?;
-        std::fs::write(folder.path().join("b"), format!("{step:?}"))?;
-        ensure!(
-            Command::new("git")
-                .args(["-C", &there])
-                .args(step)
-                .status()?
-                .success(),
-            "git {step:?}"
-        );
-    }
+    import_history(&there)?;
     complete(
         "git",
         &["git", "-C", &there, "log", "-p", "--stat", "--all"],
     )
+}
+
+/// A repository of some commits that change some files, made by one `git fast-import`.
+fn import_history(folder: &str) -> Result<()> {
+    let mut stream = String::new();
+    for commit in 1..=20 {
+        stream += &format!(
+            "commit refs/heads/main\nmark :{commit}\ncommitter n <e> {commit} +0000\ndata 1\nm\n"
+        );
+        for file in 0..10 {
+            let text: String = (0..200)
+                .map(|line| format!("{} {file}\n", line * (commit % (line + 2))))
+                .collect();
+            stream += &format!("M 644 inline file{file}\ndata {}\n{text}\n", text.len());
+        }
+    }
+    let git = |args: &[&str]| {
+        let mut command = Command::new("git");
+        command
+            .args(["-C", folder])
+            .args(args)
+            .stdin(Stdio::piped())
+            .stderr(Stdio::null());
+        command.spawn()
+    };
+    ensure!(git(&["init", "-q"])?.wait()?.success(), "git init");
+    let mut import = git(&["fast-import", "--quiet"])?;
+    let mut stdin = import.stdin.take().context("no standard input")?;
+    stdin.write_all(stream.as_bytes())?;
+    drop(stdin);
+    ensure!(import.wait()?.success(), "git fast-import");
+    Ok(())
 }
 
 #[test]
