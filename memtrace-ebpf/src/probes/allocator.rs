@@ -83,11 +83,11 @@ fn on_entry(ctx: *mut c_void, stats: &mut Stats, cookie: u32) -> u64 {
 /// A call that only ends a block: its return is not needed.
 #[inline(always)]
 fn on_free(stats: &mut Stats, key: ThreadKey, regs: Registers, cookie: u32) -> u64 {
-    if let Some(thread) = key.state() {
-        if thread::is_nested(thread, regs.sp()) {
-            stats.nested += 1;
-            return SKIP_RETURN;
-        }
+    if let Some(thread) = key.state()
+        && thread::is_nested(thread, regs.sp())
+    {
+        stats.nested += 1;
+        return SKIP_RETURN;
     }
     emit_free(stats, key, event::FREE, argument(regs, cookie, 0));
     SKIP_RETURN

@@ -60,7 +60,14 @@ fn attach_session(
 ) -> anyhow::Result<Vec<OwnedFd>> {
     let program = programs.session().context("no session program is loaded")?;
     let sites = SiteArrays::of(sites.iter().copied());
-    Ok(vec![sys::link_uprobes(program, ATTACH_SESSION, path, sites.as_slices(), pid, false)?])
+    Ok(vec![sys::link_uprobes(
+        program,
+        ATTACH_SESSION,
+        path,
+        sites.as_slices(),
+        pid,
+        false,
+    )?])
 }
 
 fn attach_multi(
@@ -71,15 +78,33 @@ fn attach_multi(
 ) -> anyhow::Result<Vec<OwnedFd>> {
     let (entry, at_return) = programs.multi().context("no multi programs are loaded")?;
     let all = SiteArrays::of(sites.iter().copied());
-    let returning =
-        SiteArrays::of(sites.iter().copied().filter(|site| kind::takes_return(cookie::kind(site.cookie))));
+    let returning = SiteArrays::of(
+        sites
+            .iter()
+            .copied()
+            .filter(|site| kind::takes_return(cookie::kind(site.cookie))),
+    );
     let mut links = Vec::new();
     // Returns first: a return without its entry is ignored, an entry without its return is a lost block.
     if !returning.offsets.is_empty() {
         let slices = returning.as_slices();
-        links.push(sys::link_uprobes(at_return, ATTACH_MULTI, path, slices, pid, true)?);
+        links.push(sys::link_uprobes(
+            at_return,
+            ATTACH_MULTI,
+            path,
+            slices,
+            pid,
+            true,
+        )?);
     }
-    links.push(sys::link_uprobes(entry, ATTACH_MULTI, path, all.as_slices(), pid, false)?);
+    links.push(sys::link_uprobes(
+        entry,
+        ATTACH_MULTI,
+        path,
+        all.as_slices(),
+        pid,
+        false,
+    )?);
     Ok(links)
 }
 
@@ -110,10 +135,12 @@ fn attach_single(
 fn uprobe_pmu() -> io::Result<(u32, u32)> {
     let number = |file: &str, prefix: &str| {
         let text = fs::read_to_string(format!("{UPROBE_PMU}/{file}"))?;
-        text.trim()
-            .trim_start_matches(prefix)
-            .parse()
-            .map_err(|_| io::Error::new(io::ErrorKind::InvalidData, format!("`{}` in {file}", text.trim())))
+        text.trim().trim_start_matches(prefix).parse().map_err(|_| {
+            io::Error::new(
+                io::ErrorKind::InvalidData,
+                format!("`{}` in {file}", text.trim()),
+            )
+        })
     };
     Ok((number("type", "")?, number("format/retprobe", "config:")?))
 }
