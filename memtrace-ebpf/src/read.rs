@@ -54,14 +54,16 @@ impl Registers {
     }
 }
 
-/// Reads one word of the traced process. `None` when the page is not there or not readable.
+/// Reads one word of the traced process into `word`. `false`, and zero in `word`, when the page is not there or not
+/// readable.
+///
+/// Not an `Option`: the value of a `None` is undefined, and what the compiler makes of that is a stack slot that is read
+/// without having been written, which verifiers before 6.3 refuse.
 #[inline(always)]
-pub(crate) fn user_word(addr: u64) -> Option<u64> {
-    let mut word = MaybeUninit::<u64>::uninit();
+pub(crate) fn user_word(word: &mut u64, addr: u64) -> bool {
     // SAFETY: the helper writes 8 bytes to a place of 8 bytes, whatever the address.
-    let error = unsafe { bpf_probe_read_user(word.as_mut_ptr().cast(), 8, addr as *const c_void) };
-    // SAFETY: the helper has written the word, zeroes when it failed.
-    (error == 0).then(|| unsafe { word.assume_init() })
+    let error = unsafe { bpf_probe_read_user((&raw mut *word).cast(), 8, addr as *const c_void) };
+    error == 0
 }
 
 /// Fills `words` from the traced process. `false` when any of it cannot be read.

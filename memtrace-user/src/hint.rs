@@ -178,12 +178,9 @@ impl UserError {
 
 /// An error as it is printed, and the exit code.
 #[must_use]
-pub fn explain(error: &anyhow::Error, command_line: &str) -> (String, u8) {
+pub fn explain(error: anyhow::Error, command_line: &str) -> (String, u8) {
     let mut text = format!("memtrace: {error:#}\n");
-    let user_error = error
-        .chain()
-        .find_map(|cause| cause.downcast_ref::<UserError>());
-    let Some(user_error) = user_error else {
+    let Some(user_error) = user_error(error) else {
         return (text, EXIT_NOT_POSSIBLE);
     };
     if let Some(now) = user_error.now() {
@@ -197,6 +194,16 @@ pub fn explain(error: &anyhow::Error, command_line: &str) -> (String, u8) {
     (text, user_error.exit_code())
 }
 
+/// The error below all context, if a user can do something about it.
+fn user_error(error: anyhow::Error) -> Option<UserError> {
+    error
+        .downcast::<UserError>()
+        .or_else(|error| error.downcast::<OutputError>().map(UserError::from))
+        .or_else(|error| error.downcast::<MapsError>().map(UserError::from))
+        .or_else(|error| error.downcast::<PlanError>().map(UserError::from))
+        .ok()
+}
+
 #[cfg(test)]
 mod tests {
     use anyhow::Context as _;
@@ -204,7 +211,7 @@ mod tests {
     use super::*;
 
     fn text(error: impl Into<anyhow::Error>) -> String {
-        explain(&error.into(), "memtrace -p 4711").0
+        explain(error.into(), "memtrace -p 4711").0
     }
 
     #[test]
@@ -238,7 +245,7 @@ mod tests {
 
     #[test]
     fn a_full_disk_names_the_file_and_the_cause() {
-        let error = UserError::from(OutputError::Write {
+        let error = anyhow::Error::from(OutputError::Write {
             path: PathBuf::from("/data/report.json"),
             source: io::Error::from_raw_os_error(libc::ENOSPC),
         });
@@ -253,14 +260,14 @@ mod tests {
     fn the_code_is_found_under_any_context() {
         let error = anyhow::Error::from(UserError::PidGone { pid: Pid(7) });
         let wrapped = Err::<(), _>(error).context("failed to begin").unwrap_err();
-        let (text, code) = explain(&wrapped, "memtrace");
+        let (text, code) = explain(wrapped, "memtrace");
         assert_eq!(code, EXIT_NO_RESULT);
         assert!(
             text.starts_with("memtrace: failed to begin: process 7 does not exist\n"),
             "{text}"
         );
         assert_eq!(
-            explain(&anyhow::anyhow!("odd"), "memtrace"),
+            explain(anyhow::anyhow!("odd"), "memtrace"),
             ("memtrace: odd\n".to_owned(), EXIT_NOT_POSSIBLE)
         );
     }

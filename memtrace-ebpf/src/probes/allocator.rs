@@ -207,13 +207,13 @@ fn finished_call(stats: &mut Stats, key: ThreadKey, thread: &Thread, result: u64
     let reallocates = matches!(thread.kind, kind::REALLOC | kind::REALLOCARRAY) && thread.ptr != 0;
     let addr = match thread.kind {
         kind::POSIX_MEMALIGN if result != 0 => 0,
-        kind::POSIX_MEMALIGN => match read::user_word(thread.ptr) {
-            Some(addr) => addr,
-            None => {
+        kind::POSIX_MEMALIGN => {
+            let mut addr = 0;
+            if !read::user_word(&mut addr, thread.ptr) {
                 stats.result_faults += 1;
-                0
             }
-        },
+            addr
+        }
         _ => result,
     };
     if addr == 0 && !reallocates && thread.kind != kind::CALIBRATE_RETURN {

@@ -39,7 +39,7 @@ pub fn run(actions: Actions) -> ExitCode {
         Some(Verb::Doctor) => doctor(actions.features),
         None => trace(args.trace, actions.trace),
     };
-    done.unwrap_or_else(|error| fail(&error))
+    done.unwrap_or_else(fail)
 }
 
 fn trace(args: TraceArgs, carry_out: fn(Plan) -> Result<()>) -> Result<ExitCode> {
@@ -71,7 +71,7 @@ fn doctor(features: fn() -> Vec<Check>) -> Result<ExitCode> {
 }
 
 #[expect(clippy::print_stderr, reason = "the last word of the program")]
-fn fail(error: &anyhow::Error) -> ExitCode {
+fn fail(error: anyhow::Error) -> ExitCode {
     let words: Vec<String> = env::args().collect();
     let (text, code) = hint::explain(error, &words.join(" "));
     eprint!("{text}");

@@ -118,3 +118,45 @@ fn places(frame: &Frame) -> Vec<String> {
     places.push(place(1));
     places
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::report::fixture::{LONG, frame};
+
+    fn lines(file: &str, room: usize) -> Vec<String> {
+        stack(
+            &[frame(LONG, Some((file, 42)), "/usr/lib/libthing.so.1", 7)],
+            room,
+        )
+    }
+
+    #[test]
+    fn folders_then_the_name_then_the_module_give_way_to_the_place() {
+        let line = |room| lines("/src/deep/folder/file.cpp", room).join("\n");
+        assert!(
+            line(120).ends_with("  deep/folder/file.cpp:42  libthing.so.1"),
+            "{}",
+            line(120)
+        );
+        assert!(
+            line(60).ends_with("  folder/file.cpp:42  libthing.so.1"),
+            "{}",
+            line(60)
+        );
+        assert!(
+            line(53).ends_with("  file.cpp:42  libthing.so.1"),
+            "{}",
+            line(53)
+        );
+        assert_eq!(line(30), "std::vec…, int> >  file.cpp:42");
+    }
+
+    #[test]
+    fn a_place_that_leaves_no_room_has_lines_of_its_own() {
+        let file = "a_file_with_a_name_that_is_longer_than_the_line.cpp";
+        let lines = lines(file, 33);
+        assert_eq!(lines.len(), 3, "{lines:?}");
+        assert_eq!(lines[1..].concat(), format!("{file}:42"));
+    }
+}

@@ -13,7 +13,7 @@ use std::{
 
 use super::{
     Render, Report, Sort,
-    layout::{Indent, base_name, first_columns, flow, printable, width},
+    layout::{Indent, base_name, first_columns, flow, printable},
     model::{Ended, Filter, Process, Site, State, Trust},
     row,
     units::{Age, Count, Counted, Seconds, Share, Size},
@@ -21,6 +21,8 @@ use super::{
 
 /// Narrower terminals get lines of this width.
 const MIN_WIDTH: usize = 40;
+/// A site's number ends here.
+const RANK_WIDTH: usize = 4;
 /// Where frames begin.
 const FRAME_INDENT: usize = 7;
 const SEPARATOR: &str = " · ";
@@ -174,19 +176,11 @@ impl Page {
             Size(site.allocated_bytes),
             Counted(site.allocated_blocks, "block")
         );
-        let rank = format!("{number:>4}  {live}");
-        // The rank is aligned by leading spaces, which `flow` would drop.
-        let parts = [
-            rank.trim_start().to_owned(),
-            oldest,
-            allocated,
-            format!("site {}", site.site),
-        ];
-        let mut lines = self.flow_from(
-            &parts,
-            width(&rank) - width(rank.trim_start()),
-            FRAME_INDENT,
-        );
+        let number = number.to_string();
+        let indent = RANK_WIDTH.saturating_sub(number.len());
+        let rank = format!("{number}  {live}");
+        let parts = [rank, oldest, allocated, format!("site {}", site.site)];
+        let mut lines = self.flow_from(&parts, indent, FRAME_INDENT);
         lines.extend(self.stack(site));
         if let Some(reason) = site.cut {
             let place = site

@@ -60,6 +60,8 @@ struct Ladder {
 #[derive(Debug)]
 struct Rung {
     file: SymbolFile,
+    /// Bytes the file had when it was opened.
+    size: Bytes,
     dwarf: bool,
 }
 
@@ -163,6 +165,10 @@ impl Symbols {
         let Some(file) = rung.file.file() else {
             return vec![Err(Reason::Damaged); addrs.len()];
         };
+        // The symbolizer maps files; a page that is no longer there would end memtrace with SIGBUS.
+        if rung.file.size() < rung.size {
+            return vec![Err(Reason::Damaged); addrs.len()];
+        }
         let mut elf = Elf::new(fd_path(file));
         elf.debug_syms = rung.dwarf;
         let source = Source::Elf(elf);
@@ -189,6 +195,7 @@ impl Rung {
     fn symbols_only(&self) -> Self {
         Self {
             file: self.file.clone(),
+            size: self.size,
             dwarf: false,
         }
     }
@@ -223,12 +230,14 @@ impl Ladder {
         files.push((SymbolFile::Own(Arc::clone(object)), facts.has_dwarf));
         let size = files.iter().map(|(file, _)| file.size()).sum();
         let rungs = files.into_iter().flat_map(|(file, has_dwarf)| {
-            let symbols = Rung { file, dwarf: false };
-            let dwarf = has_dwarf.then(|| Rung {
-                file: symbols.file.clone(),
-                dwarf: true,
-            });
-            dwarf.into_iter().chain([symbols])
+            let size = file.size();
+            let rung = |dwarf| Rung {
+                file: file.clone(),
+                size,
+                dwarf,
+            };
+            let dwarf = has_dwarf.then(|| rung(true));
+            dwarf.into_iter().chain([rung(false)]).collect::<Vec<_>>()
         });
         Ok(Self {
             rungs: rungs.collect(),

@@ -294,8 +294,11 @@ impl Targets {
         };
         let mut hidden = None;
         let mut news = false;
+        // Links outlive an exec: what the program before had attached to, this one maps again.
+        let mut again = false;
         for object in objects {
             if target.links.contains_key(&object.id) || target.pending.contains(&object.id) {
+                again |= target.links.contains_key(&object.id);
                 continue;
             }
             match self.library.sites_of(&object) {
@@ -318,6 +321,8 @@ impl Targets {
                 );
                 self.words.push(Word::Trouble { pid, comm, reason });
             }
+        } else if again && target.pending.is_empty() {
+            self.announce(pid);
         }
         news
     }

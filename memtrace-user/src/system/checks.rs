@@ -119,16 +119,13 @@ fn uprobes(system: &System) -> Check {
 }
 
 fn perf_events(system: &System, has_perfmon: bool) -> Check {
-    const NAME: &str = "perf events";
+    const NAME: &str = "perf_event_paranoid";
     const PATH: &str = "/proc/sys/kernel/perf_event_paranoid";
     match system.text(PATH) {
-        Ok(level) if has_perfmon => Check::ok(
-            NAME,
-            format!("perf_event_paranoid = {level}, which CAP_PERFMON passes"),
-        ),
+        Ok(level) if has_perfmon => Check::ok(NAME, format!("{level}, which CAP_PERFMON passes")),
         Ok(level) => Check::missing(
             NAME,
-            format!("perf_event_paranoid = {level} and no CAP_PERFMON"),
+            format!("{level} and no CAP_PERFMON"),
             "run as root; uprobes need CAP_PERFMON at every level",
         ),
         Err(_) => Check::missing(
@@ -140,16 +137,15 @@ fn perf_events(system: &System, has_perfmon: bool) -> Check {
 }
 
 fn unprivileged_bpf(system: &System, privileges: Option<Privileges>) -> Check {
-    const NAME: &str = "BPF system call";
+    const NAME: &str = "unprivileged_bpf";
     let has_bpf = privileges.is_some_and(|privileges| privileges.has(Capability::Bpf));
     match system.text("/proc/sys/kernel/unprivileged_bpf_disabled") {
-        Ok(value) if has_bpf => Check::ok(
-            NAME,
-            format!("unprivileged_bpf_disabled = {value}, which CAP_BPF passes"),
-        ),
+        Ok(value) if has_bpf => {
+            Check::ok(NAME, format!("disabled = {value}, which CAP_BPF passes"))
+        }
         Ok(value) => Check::missing(
             NAME,
-            format!("unprivileged_bpf_disabled = {value} and no CAP_BPF"),
+            format!("disabled = {value} and no CAP_BPF"),
             "run as root",
         ),
         Err(_) => Check::missing(
@@ -230,7 +226,7 @@ mod tests {
     use super::*;
     use crate::system::Verdict;
 
-    const GOOD: [(&str, &str); 10] = [
+    const GOOD: [(&str, &str); 9] = [
         ("proc/sys/kernel/osrelease", "6.1.0-18-amd64\n"),
         (
             "proc/self/status",
@@ -241,8 +237,6 @@ mod tests {
             "Max locked memory         8388608   8388608   bytes\n",
         ),
         ("sys/kernel/btf/vmlinux", "btf"),
-        ("sys/bus/event_source/devices/uprobe/type", "8\n"),
-        ("sys/kernel/tracing/events/sched", ""),
         ("proc/sys/kernel/perf_event_paranoid", "3\n"),
         ("proc/sys/kernel/unprivileged_bpf_disabled", "2\n"),
         (
@@ -250,6 +244,7 @@ mod tests {
             "none [integrity] confidentiality\n",
         ),
         ("proc/self/ns/place", ""),
+        ("sys/bus/event_source/devices/uprobe/type", "8\n"),
     ];
 
     fn write(root: &Path, path: &str, text: &str) {
@@ -303,12 +298,12 @@ mod tests {
             ("kernel types (BTF)", "sys/kernel/btf/vmlinux", ""),
             ("uprobes", "sys/bus/event_source/devices/uprobe/type", ""),
             (
-                "perf events",
+                "perf_event_paranoid",
                 "proc/self/status",
                 "Uid:\t1\t1\t1\t1\nCapEff:\t0\n",
             ),
             (
-                "BPF system call",
+                "unprivileged_bpf",
                 "proc/sys/kernel/unprivileged_bpf_disabled",
                 "",
             ),

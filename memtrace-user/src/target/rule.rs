@@ -63,12 +63,12 @@ impl std::fmt::Display for CommPattern {
     }
 }
 
-/// Nothing, or digits and dots that begin with a digit: `3`, `3.12`, `3.13.0`, also `-3.12`.
+/// Nothing, or a number with dots: `3`, `3.12`, also with a dot or a dash before it (`.12`, `-3.12`).
 fn is_version(rest: &str) -> bool {
-    let rest = rest.strip_prefix('-').unwrap_or(rest);
+    let number = rest.strip_prefix(['.', '-']).unwrap_or(rest);
     rest.is_empty()
-        || rest.starts_with(|c: char| c.is_ascii_digit())
-            && rest.chars().all(|c| c.is_ascii_digit() || c == '.')
+        || number.starts_with(|c: char| c.is_ascii_digit())
+            && number.chars().all(|c| c.is_ascii_digit() || c == '.')
 }
 
 impl Rule {

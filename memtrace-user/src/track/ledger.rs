@@ -57,6 +57,11 @@ impl Ledger {
         self.entries() >= self.limit
     }
 
+    /// Whether so many new entries may be stored.
+    pub(super) fn fits(&self, entries: usize) -> bool {
+        self.entries() + entries <= self.limit
+    }
+
     /// Whether even an entry that only says "gone" must not be stored. Such entries have a quarter more room,
     /// so that a process at the limit can still free what it shares with its relatives.
     pub(super) fn is_exhausted(&self) -> bool {

@@ -35,6 +35,7 @@ impl LiveBlocks {
         Self { shards, ledger }
     }
 
+    /// Stores a block. At the limit it takes the room of the one it supersedes, if there is one.
     #[inline]
     pub(super) fn insert(&mut self, key: Key, block: Block) -> Insertion {
         let shard = &mut self.shards[key.shard(SHARDS)];
@@ -78,8 +79,7 @@ impl LiveBlocks {
         }
     }
 
-    /// Whether a removal at `key` may need room that the limit does not leave; see
-    /// [`LiveBlocks::forget_shared`].
+    /// Whether a removal may need room that the limit does not leave; see [`LiveBlocks::forget_shared`].
     #[inline]
     pub(super) fn is_exhausted(&self) -> bool {
         self.ledger.is_exhausted()

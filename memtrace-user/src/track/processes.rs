@@ -20,7 +20,8 @@ use crate::{
 
 #[derive(Debug)]
 pub(super) struct Processes {
-    running: HashMap<Pid, Space>,
+    /// Boxed, since the table has room for up to twice as many.
+    running: HashMap<Pid, Box<Space>>,
     /// Who lives in whose memory; the owner is always in `running`.
     sharing: HashMap<Pid, Pid>,
     exited: Exited,
@@ -52,7 +53,7 @@ impl Processes {
         } else {
             self.begin(pid, now)?
         };
-        self.running.get_mut(&owner)
+        self.running.get_mut(&owner).map(Box::as_mut)
     }
 
     /// Makes sure that `pid` is known; gives back in whose memory it works. `None` when there are too many
@@ -64,11 +65,7 @@ impl Processes {
         if let Some(owner) = self.sharing.get(&pid) {
             return Some(*owner);
         }
-        if self.is_full() {
-            return None;
-        }
-        self.running
-            .insert(pid, Space::new(pid, 0, now, &self.ledgers));
+        self.admit(pid, Space::new(pid, 0, now, &self.ledgers))?;
         Some(pid)
     }
 
@@ -82,18 +79,15 @@ impl Processes {
     ) -> Option<()> {
         self.end(child, now);
         let owner = self.begin(parent, now)?;
-        if self.is_full() {
+        if !shares {
+            let parent = self.running.get_mut(&owner)?;
+            let space = parent.fork(child, now, &self.ledgers);
+            return self.admit(child, space);
+        }
+        if self.sharing.len() >= self.max_running {
             return None;
         }
-        if shares {
-            self.sharing.insert(child, owner);
-        } else {
-            let space = self
-                .running
-                .get_mut(&owner)?
-                .fork(child, now, &self.ledgers);
-            self.running.insert(child, space);
-        }
+        self.sharing.insert(child, owner);
         Some(())
     }
 
@@ -110,9 +104,7 @@ impl Processes {
             }
         }
         self.end(pid, now);
-        self.running
-            .insert(pid, Space::new(pid, exec_count, now, &self.ledgers));
-        Some(())
+        self.admit(pid, Space::new(pid, exec_count, now, &self.ledgers))
     }
 
     /// `pid` has ended; its last state is kept.
@@ -146,7 +138,7 @@ impl Processes {
 
     /// Bytes that the processes take, running and exited.
     pub(super) fn memory(&self) -> usize {
-        let spaces: usize = self.running.values().map(Space::memory).sum();
+        let spaces: usize = self.running.values().map(|space| space.memory()).sum();
         self.ledgers.blocks.bytes() + spaces + self.exited.bytes()
     }
 
@@ -156,15 +148,20 @@ impl Processes {
         (self.ledgers.blocks.entries(), self.ledgers.sites.entries())
     }
 
+    /// Takes a generation in, unless there are too many.
+    fn admit(&mut self, pid: Pid, space: Space) -> Option<()> {
+        if self.running.len() >= self.max_running {
+            return None;
+        }
+        self.running.insert(pid, Box::new(space));
+        Some(())
+    }
+
     /// Takes a generation out. Those who share its memory and outlive it begin anew with their next event: only a
     /// lost event can bring that about, as a parent waits for such a child.
-    fn release(&mut self, pid: Pid) -> Option<Space> {
+    fn release(&mut self, pid: Pid) -> Option<Box<Space>> {
         let space = self.running.remove(&pid)?;
         self.sharing.retain(|_, owner| *owner != pid);
         Some(space)
-    }
-
-    fn is_full(&self) -> bool {
-        self.running.len() >= self.max_running
     }
 }

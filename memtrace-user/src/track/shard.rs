@@ -158,10 +158,9 @@ impl Shard {
 
     fn compact(&mut self) {
         self.merge_unshared();
-        let limit = |own: &Table| own.len().saturating_mul(RATIO);
         while let Some(layer) = self
             .shared
-            .take_if(|layer| layer.table.len() < limit(&self.own))
+            .take_if(|layer| layer.table.len() < RATIO * self.own.len())
         {
             self.merge(layer);
         }

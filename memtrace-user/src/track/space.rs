@@ -85,7 +85,9 @@ impl Space {
             self.sites.fallback()
         });
         let block = Block::new(call.size, site, call.now);
-        let insertion = self.live.insert(Key::new(call.addr), block);
+        let key = Key::new(call.addr);
+        self.make_room(key);
+        let insertion = self.live.insert(key, block);
         if let Some(old) = insertion.superseded {
             self.supersede(old);
         }
@@ -104,19 +106,15 @@ impl Space {
     /// A block is about to be freed.
     #[inline]
     pub(super) fn free(&mut self, addr: u64) {
-        match self.remove(Key::new(addr)) {
-            Some(block) => self.count_out(block),
-            None => self.totals.unknown_frees += 1,
-        }
+        let block = self.remove(Key::new(addr));
+        self.count_freed(block);
     }
 
     /// A thread begins to reallocate a block.
     pub(super) fn realloc_enter(&mut self, thread: (Pid, Tid), old: u64) {
         // A thread that is inside already has lost its return. Most reallocations succeed.
-        if let Some(Parked {
-            block: Some(block), ..
-        }) = self.parked.take(thread)
-        {
+        let unended = self.parked.take(thread).and_then(|parked| parked.block);
+        if let Some(block) = unended {
             self.supersede(block);
         }
         let key = Key::new(old);
@@ -127,14 +125,10 @@ impl Space {
     /// The thread's reallocation has ended. A null address means failure when a size was asked for; otherwise the
     /// allocator has freed the block.
     pub(super) fn realloc_return(&mut self, thread: (Pid, Tid), call: Allocation) {
-        let parked = self.parked.take(thread);
         let failed = call.addr == 0 && call.size != 0;
-        match parked {
+        match self.parked.take(thread) {
             Some(parked) if failed => self.unpark(parked),
-            Some(Parked {
-                block: Some(old), ..
-            }) => self.count_out(old),
-            Some(Parked { block: None, .. }) => self.totals.unknown_frees += 1,
+            Some(parked) => self.count_freed(parked.block),
             None => {}
         }
         if call.addr != 0 {
@@ -156,7 +150,7 @@ impl Space {
         let mut space = Self::new(child, 0, now, ledgers);
         let ours = &self.totals;
         space.totals.frees_uncertain = ours.frees_uncertain;
-        if ledgers.blocks.is_full() || ledgers.sites.is_full() {
+        if ledgers.blocks.is_full() || !ledgers.sites.fits(self.sites.len() as usize) {
             space.totals.folded_blocks = ours.live_blocks;
             space.totals.folded_bytes = ours.live_bytes;
             space.totals.frees_uncertain |= ours.live_blocks > 0;
@@ -208,13 +202,19 @@ impl Space {
     /// Takes a block out of the table.
     #[inline]
     fn remove(&mut self, key: Key) -> Option<Block> {
-        if self.live.is_exhausted() {
-            self.fold_shared(key);
-        }
+        self.make_room(key);
         self.live.remove(key)
     }
 
-    /// Makes room at the limit: forgets a part of what this process shares with its relatives.
+    /// Sees to it that a removal at `key` needs no room where the limit leaves none.
+    #[inline]
+    fn make_room(&mut self, key: Key) {
+        if self.live.is_exhausted() {
+            self.fold_shared(key);
+        }
+    }
+
+    /// Folds the part of what this process shares with its relatives that `key` belongs to.
     #[cold]
     fn fold_shared(&mut self, key: Key) {
         let mut forgotten = Vec::new();
@@ -245,6 +245,13 @@ impl Space {
     fn fold(&mut self, block: Block) {
         self.count_out(block);
         self.count_folded(block);
+    }
+
+    fn count_freed(&mut self, block: Option<Block>) {
+        match block {
+            Some(block) => self.count_out(block),
+            None => self.totals.unknown_frees += 1,
+        }
     }
 
     fn supersede(&mut self, old: Block) {

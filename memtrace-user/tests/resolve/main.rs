@@ -160,6 +160,36 @@ fn names_survive_deletion_and_replacement() {
 }
 
 #[test]
+fn a_file_that_shrinks_after_it_was_read_costs_names_only() {
+    let folder = tempfile::tempdir().unwrap();
+    let program = compile(folder.path());
+    let object = Arc::new(object_of(&program));
+    let words = words(&object, &return_addresses(&program));
+    let (first, rest) = words.split_first().unwrap();
+    let mut resolver = resolver();
+    assert!(
+        names(&mut resolver, &object, &[*first])[0]
+            .functions
+            .is_ok()
+    );
+    File::options()
+        .write(true)
+        .open(&program)
+        .unwrap()
+        .set_len(100)
+        .unwrap();
+    for frame in names(&mut resolver, &object, rest) {
+        assert_eq!(frame.functions, Err(Reason::Damaged));
+    }
+    assert!(
+        names(&mut resolver, &object, &[*first])[0]
+            .functions
+            .is_ok(),
+        "still in the cache"
+    );
+}
+
+#[test]
 fn a_debuglink_file_names_a_stripped_object() {
     let folder = tempfile::tempdir().unwrap();
     let program = compile(folder.path());

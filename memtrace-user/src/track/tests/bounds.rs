@@ -6,7 +6,7 @@ use memtrace_common::{event::Event, stack::StackHeader};
 
 use super::{alloc, ample, exit, fork, free, generations, live, only, site, tracker};
 use crate::{
-    ids::{Bytes, Pid, StackId},
+    ids::{Bytes, Millis, Pid, StackId},
     snapshot::BlockFilter,
     track::{Limits, Tracker},
 };
@@ -155,4 +155,41 @@ fn beyond_the_limit_of_the_dictionary_stacks_are_dropped_and_counted() {
     }
     let snapshot = tracker.freeze(BlockFilter::default(), Duration::ZERO);
     assert_eq!((snapshot.dropped_stacks, snapshot.distinct_stacks), (2, 1));
+}
+
+#[test]
+fn a_tracker_at_all_its_limits_stays_within_the_memory_it_was_given() {
+    let memory = Bytes(8 << 20);
+    let limits = Limits::from_memory(memory);
+    let mut tracker = Tracker::new(limits, BlockFilter::default());
+    for n in 1..200_000 {
+        tracker.apply(&alloc(n as u32 % 100, n * 16, 100, n), Millis(0));
+        tracker.add_stack(
+            &StackHeader {
+                id: n,
+                count: 20,
+                ..StackHeader::default()
+            },
+            &[n; 20],
+        );
+        assert!(tracker.memory_used() <= memory, "{n}");
+    }
+    for pid in 0..100 {
+        tracker.apply(&exit(pid), Millis(0));
+        assert!(tracker.memory_used() <= memory, "{pid}");
+    }
+    let snapshot = tracker.freeze(BlockFilter::default(), Duration::ZERO);
+    assert!(
+        snapshot
+            .processes
+            .iter()
+            .any(|process| process.folded_blocks > 0)
+    );
+    assert!(
+        snapshot
+            .processes
+            .iter()
+            .any(|process| process.siteless_blocks > 0)
+    );
+    assert!(snapshot.dropped_stacks > 0);
 }

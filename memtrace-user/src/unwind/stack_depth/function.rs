@@ -10,7 +10,7 @@ use super::{
     Code,
     frame::Frame,
     noreturn::NoReturn,
-    seeds::{Role, Seed, Seeds, near_target},
+    seeds::{Seed, Seeds, near_target},
 };
 use crate::unwind::rows::Rule;
 
@@ -24,6 +24,8 @@ pub(super) enum Ending {
     Returns,
     /// None does: the function ends the thread or loops for ever.
     Never,
+    /// None does, and one runs into other code: a call on it must be of a function that never returns.
+    RunsOff,
     /// None does for certain, but there are jumps whose targets are not known, or returns where the frame is not.
     Unknown,
     /// One returns with the frame still standing: this was no function, or it was not understood.
@@ -65,6 +67,8 @@ pub(super) struct Walk<'a> {
     impossible: bool,
     /// A way returns where nothing is known of the frame.
     unclear: bool,
+    /// A way runs into other code.
+    runs_off: bool,
     info: InstructionInfoFactory,
 }
 
@@ -101,6 +105,7 @@ impl<'a> Walk<'a> {
             returns: false,
             impossible: false,
             unclear: false,
+            runs_off: false,
             info: InstructionInfoFactory::new(),
         }
     }
@@ -115,7 +120,7 @@ impl<'a> Walk<'a> {
         }
         Followed {
             ending,
-            rules: self.rules().collect(),
+            rules: self.rules(),
             tail_calls: self.tail_calls,
         }
     }
@@ -131,6 +136,7 @@ impl<'a> Walk<'a> {
                 ..
             }
             | Self { unclear: true, .. } => Ending::Unknown,
+            Self { runs_off: true, .. } => Ending::RunsOff,
             _ => Ending::Never,
         }
     }
@@ -165,17 +171,18 @@ impl<'a> Walk<'a> {
     }
 
     /// Every instruction that was reached, with its rule.
-    fn rules(&self) -> impl Iterator<Item = (u32, u8, Rule)> {
-        let role = self.seed.role;
-        let visited = self.visited.iter().map(move |(&rel, visit)| match role {
-            Role::Ordinary => (rel, visit.len, visit.frame.rule()),
-            Role::Entry => (rel, visit.len, Rule::END),
-            Role::SignalReturn => (rel, visit.len, Rule::SIGNAL),
-        });
-        // A handler returns to the first byte, and return addresses are looked up one byte before.
-        let before = (role == Role::SignalReturn)
-            .then(|| (self.seed.start.saturating_sub(1), 1, Rule::SIGNAL));
-        before.into_iter().chain(visited)
+    fn rules(&self) -> Vec<(u32, u8, Rule)> {
+        let rule = |frame: &Frame| {
+            if self.seed.is_entry {
+                Rule::END
+            } else {
+                frame.rule()
+            }
+        };
+        self.visited
+            .iter()
+            .map(|(&rel, visit)| (rel, visit.len, rule(&visit.frame)))
+            .collect()
     }
 
     fn follow_from(&mut self, rel: u32, frame: Frame, budget: &mut usize) {
@@ -252,11 +259,11 @@ impl<'a> Walk<'a> {
 
     fn fall_through(&mut self, instruction: &Instruction, frame: Frame) {
         // Functions do not run into each other: the last call of this one does not return.
-        if let Ok(next) = u32::try_from(instruction.next_ip())
-            && self.is_own(next)
-            && !self.seeds.is_start(next)
-        {
-            self.open.push((next, frame));
+        match u32::try_from(instruction.next_ip()) {
+            Ok(next) if self.is_own(next) && !self.seeds.is_start(next) => {
+                self.open.push((next, frame))
+            }
+            _ => self.runs_off = true,
         }
     }
 

@@ -11,12 +11,6 @@ use object::{
 use super::{Code, MAX_INSTRUCTIONS, noreturn::read_all};
 use crate::target::{elf::Elf, image::Image};
 
-/// `mov $15, %rax; syscall` (`rt_sigreturn`): how every C library ends a signal handler.
-const SIGNAL_RETURN: [&[u8]; 2] = [
-    b"\x48\xc7\xc0\x0f\x00\x00\x00\x0f\x05",
-    b"\xb8\x0f\x00\x00\x00\x0f\x05",
-];
-
 /// A beginning of a function.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Seed {
@@ -28,19 +22,8 @@ pub(super) struct Seed {
     pub(super) is_sized: bool,
     /// Whether it is one by definition, not only by its looks.
     pub(super) is_certain: bool,
-    /// What it is apart from an ordinary function.
-    pub(super) role: Role,
-}
-
-/// Functions that nobody returns from in the usual way.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Role {
-    /// Called and returns.
-    Ordinary,
-    /// The first code of the program.
-    Entry,
-    /// The return of a signal handler.
-    SignalReturn,
+    /// Whether it is the first code of the program, which has no caller.
+    pub(super) is_entry: bool,
 }
 
 /// All beginnings in the code that has no call frame information.
@@ -144,23 +127,12 @@ impl<'a> Seeds<'a> {
             next.map_or(gap_end, |(&next, _)| next)
         };
         let end = end.min(gap_end);
-        let bytes = self.code.bytes_from(start);
-        let role = if self.entry == Some(start) {
-            Role::Entry
-        } else if SIGNAL_RETURN
-            .iter()
-            .any(|return_| bytes.starts_with(return_))
-        {
-            Role::SignalReturn
-        } else {
-            Role::Ordinary
-        };
         Seed {
             start,
             end,
             is_sized,
             is_certain: hint.is_certain,
-            role,
+            is_entry: self.entry == Some(start),
         }
     }
 
