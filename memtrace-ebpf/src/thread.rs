@@ -77,5 +77,6 @@ pub(crate) fn is_nested(thread: &Thread, sp: u64) -> bool {
 /// the page that the kernel maps for stepped instructions).
 #[inline(always)]
 fn returns_to_trampoline(sp: u64) -> bool {
-    read::user_word(sp).is_some_and(|addr| addr % PAGE_SIZE == 0)
+    let mut addr = 0;
+    read::user_word(&mut addr, sp) && addr % PAGE_SIZE == 0
 }
