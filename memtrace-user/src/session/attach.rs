@@ -46,6 +46,15 @@ impl Attaching {
         )
     }
 
+    /// How many of a file's functions must be left alone; see [`AttachLevel::takes`](crate::probe::AttachLevel::takes).
+    pub(super) fn left_alone(&self, sites: &[ProbeSite]) -> usize {
+        let level = self.attacher.level();
+        sites
+            .iter()
+            .filter(|site| !level.takes(site.cookie))
+            .count()
+    }
+
     /// Begins to make the links of one file in one process.
     pub(super) fn begin(&self, pid: Pid, object: Arc<Object>, sites: Arc<[ProbeSite]>) {
         let (attacher, permits, done) = (
