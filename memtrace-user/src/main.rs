@@ -9,5 +9,8 @@ use memtrace::{
 };
 
 fn main() -> ExitCode {
-    cli::run(Actions { trace: session::trace, features: features::checks })
+    cli::run(Actions {
+        trace: session::trace,
+        features: features::checks,
+    })
 }

@@ -22,6 +22,7 @@ use memtrace_common::{
 
 use crate::{
     emit, intrinsics,
+    maps::LARGEST_REQUEST,
     read::{self, Registers},
     stack::{self, Walker},
     thread::{self, ThreadKey},
@@ -83,11 +84,11 @@ fn on_entry(ctx: *mut c_void, stats: &mut Stats, cookie: u32) -> u64 {
 /// A call that only ends a block: its return is not needed.
 #[inline(always)]
 fn on_free(stats: &mut Stats, key: ThreadKey, regs: Registers, cookie: u32) -> u64 {
-    if let Some(thread) = key.state() {
-        if thread::is_nested(thread, regs.sp()) {
-            stats.nested += 1;
-            return SKIP_RETURN;
-        }
+    if let Some(thread) = key.state()
+        && thread::is_nested(thread, regs.sp())
+    {
+        stats.nested += 1;
+        return SKIP_RETURN;
     }
     emit_free(stats, key, event::FREE, argument(regs, cookie, 0));
     SKIP_RETURN
@@ -104,10 +105,13 @@ fn on_call(stats: &mut Stats, key: ThreadKey, regs: Registers, cookie: u32) -> u
         stats.nested += 1;
         return SKIP_RETURN;
     }
+    let (size, ptr) = size_and_pointer(regs, cookie);
+    if cookie & cookie::THROWS != 0 && size > LARGEST_REQUEST.load() {
+        return SKIP_RETURN;
+    }
     let kind = cookie::kind(cookie);
     thread.sp = regs.sp();
     thread.kind = kind;
-    let (size, ptr) = size_and_pointer(regs, cookie);
     thread.size = size;
     thread.ptr = ptr;
     match kind {

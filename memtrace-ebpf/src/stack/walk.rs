@@ -101,10 +101,9 @@ impl Walk {
         } else {
             self.pc
         };
-        if lookup < self.mapping.start || lookup >= self.mapping.end {
-            if let Err(reason) = mapping::find::<FIND_VMA>(self, lookup) {
-                return self.cut(reason, self.pc);
-            }
+        let elsewhere = lookup < self.mapping.start || lookup >= self.mapping.end;
+        if elsewhere && let Err(reason) = mapping::find::<FIND_VMA>(self, lookup) {
+            return self.cut(reason, self.pc);
         }
         self.push();
         row::apply(self, lookup)

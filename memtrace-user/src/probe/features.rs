@@ -18,16 +18,17 @@ pub fn checks() -> Vec<Check> {
             "cargo xtask setup && cargo build --release",
         )];
     }
-    let types = match KernelTypes::of_running_kernel().and_then(|types| types.offsets().map(|_| types)) {
-        Ok(types) => types,
-        Err(error) => {
-            return vec![Check::missing(
-                "kernel types",
-                error.to_string(),
-                "a kernel with CONFIG_DEBUG_INFO_BTF=y",
-            )];
-        }
-    };
+    let types =
+        match KernelTypes::of_running_kernel().and_then(|types| types.offsets().map(|_| types)) {
+            Ok(types) => types,
+            Err(error) => {
+                return vec![Check::missing(
+                    "kernel types",
+                    error.to_string(),
+                    "a kernel with CONFIG_DEBUG_INFO_BTF=y",
+                )];
+            }
+        };
     let mut ebpf = match load_maps(&ProbeOptions::default(), &types) {
         Ok(ebpf) => ebpf,
         Err(error) => {
@@ -60,7 +61,11 @@ fn forms(types: &KernelTypes, ebpf: &mut Ebpf) -> Vec<Check> {
     let mut works = |level, unwinder| load_form(types, ebpf, level, unwinder).map(drop);
     let walks_in_loop = works(AttachLevel::Single, Unwinder::Loop);
     let walks_in_calls = works(AttachLevel::Single, Unwinder::TailCall);
-    let unwinder = if walks_in_loop.is_ok() { Unwinder::Loop } else { Unwinder::TailCall };
+    let unwinder = if walks_in_loop.is_ok() {
+        Unwinder::Loop
+    } else {
+        Unwinder::TailCall
+    };
     let multi = works(AttachLevel::Multi, unwinder);
     let session = works(AttachLevel::Session, unwinder);
     vec![

@@ -42,12 +42,17 @@ pub(super) fn attach(
     sites: &[ProbeSite],
     pid: Pid,
 ) -> anyhow::Result<FileLinks> {
+    let sites: Vec<ProbeSite> = sites
+        .iter()
+        .copied()
+        .filter(|site| programs.level.takes(site.cookie))
+        .collect();
     // Through the descriptor: the path may be deleted or belong to another mount namespace.
     let path = OsString::from(format!("/proc/self/fd/{}", file.as_raw_fd()));
     let links = match programs.level {
-        AttachLevel::Session => attach_session(programs, &path, sites, pid)?,
-        AttachLevel::Multi => attach_multi(programs, &path, sites, pid)?,
-        AttachLevel::Single => attach_single(programs, &path, sites, pid)?,
+        AttachLevel::Session => attach_session(programs, &path, &sites, pid)?,
+        AttachLevel::Multi => attach_multi(programs, &path, &sites, pid)?,
+        AttachLevel::Single => attach_single(programs, &path, &sites, pid)?,
     };
     Ok(FileLinks { _links: links })
 }
@@ -60,7 +65,14 @@ fn attach_session(
 ) -> anyhow::Result<Vec<OwnedFd>> {
     let program = programs.session().context("no session program is loaded")?;
     let sites = SiteArrays::of(sites.iter().copied());
-    Ok(vec![sys::link_uprobes(program, ATTACH_SESSION, path, sites.as_slices(), pid, false)?])
+    Ok(vec![sys::link_uprobes(
+        program,
+        ATTACH_SESSION,
+        path,
+        sites.as_slices(),
+        pid,
+        false,
+    )?])
 }
 
 fn attach_multi(
@@ -71,15 +83,33 @@ fn attach_multi(
 ) -> anyhow::Result<Vec<OwnedFd>> {
     let (entry, at_return) = programs.multi().context("no multi programs are loaded")?;
     let all = SiteArrays::of(sites.iter().copied());
-    let returning =
-        SiteArrays::of(sites.iter().copied().filter(|site| kind::takes_return(cookie::kind(site.cookie))));
+    let returning = SiteArrays::of(
+        sites
+            .iter()
+            .copied()
+            .filter(|site| kind::takes_return(cookie::kind(site.cookie))),
+    );
     let mut links = Vec::new();
     // Returns first: a return without its entry is ignored, an entry without its return is a lost block.
     if !returning.offsets.is_empty() {
         let slices = returning.as_slices();
-        links.push(sys::link_uprobes(at_return, ATTACH_MULTI, path, slices, pid, true)?);
+        links.push(sys::link_uprobes(
+            at_return,
+            ATTACH_MULTI,
+            path,
+            slices,
+            pid,
+            true,
+        )?);
     }
-    links.push(sys::link_uprobes(entry, ATTACH_MULTI, path, all.as_slices(), pid, false)?);
+    links.push(sys::link_uprobes(
+        entry,
+        ATTACH_MULTI,
+        path,
+        all.as_slices(),
+        pid,
+        false,
+    )?);
     Ok(links)
 }
 
@@ -110,10 +140,12 @@ fn attach_single(
 fn uprobe_pmu() -> io::Result<(u32, u32)> {
     let number = |file: &str, prefix: &str| {
         let text = fs::read_to_string(format!("{UPROBE_PMU}/{file}"))?;
-        text.trim()
-            .trim_start_matches(prefix)
-            .parse()
-            .map_err(|_| io::Error::new(io::ErrorKind::InvalidData, format!("`{}` in {file}", text.trim())))
+        text.trim().trim_start_matches(prefix).parse().map_err(|_| {
+            io::Error::new(
+                io::ErrorKind::InvalidData,
+                format!("`{}` in {file}", text.trim()),
+            )
+        })
     };
     Ok((number("type", "")?, number("format/retprobe", "config:")?))
 }

@@ -74,8 +74,11 @@ impl Text {
         let wrap = |error: Box<dyn std::error::Error + Send + Sync>| TextError::Parse(error);
         let mut object = Object::parse(bytes).map_err(|error| wrap(error.into()))?;
         let btf = load_btf(&mut object);
-        let text_sections: HashSet<usize> =
-            object.functions.keys().map(|(section, _)| *section).collect();
+        let text_sections: HashSet<usize> = object
+            .functions
+            .keys()
+            .map(|(section, _)| *section)
+            .collect();
         let maps: Vec<_> = object
             .maps
             .iter()
@@ -85,9 +88,14 @@ impl Text {
             })
             .collect();
         object
-            .relocate_maps(maps.iter().map(|(name, fd, map)| (name.as_str(), *fd, map)), &text_sections)
+            .relocate_maps(
+                maps.iter().map(|(name, fd, map)| (name.as_str(), *fd, map)),
+                &text_sections,
+            )
             .map_err(|error| wrap(error.into()))?;
-        object.relocate_calls(&text_sections).map_err(|error| wrap(error.into()))?;
+        object
+            .relocate_calls(&text_sections)
+            .map_err(|error| wrap(error.into()))?;
         Ok(Self { object, btf })
     }
 
@@ -101,7 +109,11 @@ impl Text {
     ) -> Result<OwnedFd, TextError> {
         let missing = || TextError::NoProgram(name.to_owned());
         let program = self.object.programs.get(name).ok_or_else(missing)?;
-        let function = self.object.functions.get(&program.function_key()).ok_or_else(missing)?;
+        let function = self
+            .object
+            .functions
+            .get(&program.function_key())
+            .ok_or_else(missing)?;
         let mut instructions = function.instructions.clone();
         replace_calls(&mut instructions, patch::CALL_COOKIE, cookie);
         replace_calls(&mut instructions, patch::CALL_IS_RETURN, is_return);
@@ -110,10 +122,13 @@ impl Text {
             name,
             attach_type,
             instructions: &instructions,
-            btf: self
-                .btf
-                .as_ref()
-                .map(|btf| (btf.as_fd(), functions.as_slice(), function.func_info_rec_size as u32)),
+            btf: self.btf.as_ref().map(|btf| {
+                (
+                    btf.as_fd(),
+                    functions.as_slice(),
+                    function.func_info_rec_size as u32,
+                )
+            }),
         };
         // Without a log first: writing one makes the verifier several times slower.
         sys::load_program(&load, &mut []).or_else(|_| {
@@ -137,7 +152,10 @@ fn load_btf(object: &mut Object) -> Option<OwnedFd> {
 /// Replaces every call to the number `call`.
 fn replace_calls(instructions: &mut [bpf_insn], call: u32, replacement: Replacement) {
     for instruction in instructions {
-        if instruction.code != OPCODE_CALL || instruction.src_reg() != 0 || instruction.imm as u32 != call {
+        if instruction.code != OPCODE_CALL
+            || instruction.src_reg() != 0
+            || instruction.imm as u32 != call
+        {
             continue;
         }
         match replacement {

@@ -65,8 +65,11 @@ impl Command {
             .iter()
             .map(|argument| CString::new(argument.as_bytes()))
             .collect::<Result<_, _>>()?;
-        let pointers: Vec<*const libc::c_char> =
-            c_arguments.iter().map(|argument| argument.as_ptr()).chain([std::ptr::null()]).collect();
+        let pointers: Vec<*const libc::c_char> = c_arguments
+            .iter()
+            .map(|argument| argument.as_ptr())
+            .chain([std::ptr::null()])
+            .collect();
         let c_program = CString::new(program.as_os_str().as_bytes())?;
         let (read, write) = pipe2(nix::fcntl::OFlag::O_CLOEXEC)?;
         // SAFETY: the caller guarantees that there is one thread, so no lock can be held by another.
@@ -101,7 +104,9 @@ impl Command {
             let pid = nix::unistd::Pid::from_raw(self.pid.0 as i32);
             self.status = match waitpid(pid, Some(WaitPidFlag::WNOHANG)) {
                 Ok(WaitStatus::Exited(_, status)) => Some(ExitStatus::Exited(status)),
-                Ok(WaitStatus::Signaled(_, signal, _)) => Some(ExitStatus::Signalled(signal as i32)),
+                Ok(WaitStatus::Signaled(_, signal, _)) => {
+                    Some(ExitStatus::Signalled(signal as i32))
+                }
                 _ => None,
             };
         }
@@ -111,7 +116,11 @@ impl Command {
 
 /// The child's side: waits for the go and becomes the program. A pipe that ends without a go means that memtrace has
 /// ended; the program is then not started. Allocates nothing: the probes are in place already.
-fn wait_and_become(go: &mut io::PipeReader, program: &CString, arguments: &[*const libc::c_char]) -> ! {
+fn wait_and_become(
+    go: &mut io::PipeReader,
+    program: &CString,
+    arguments: &[*const libc::c_char],
+) -> ! {
     let mut byte = [0];
     if matches!(go.read(&mut byte), Ok(1)) {
         // SAFETY: both are strings that end in a zero, the list ends in a null pointer, and `hold` keeps what they point
@@ -126,12 +135,17 @@ fn wait_and_become(go: &mut io::PipeReader, program: &CString, arguments: &[*con
 pub(super) fn find_program(name: &Path) -> io::Result<PathBuf> {
     use std::os::unix::fs::PermissionsExt as _;
     let is_program = |path: &Path| {
-        path.metadata().is_ok_and(|meta| meta.is_file() && meta.permissions().mode() & 0o111 != 0)
+        path.metadata()
+            .is_ok_and(|meta| meta.is_file() && meta.permissions().mode() & 0o111 != 0)
     };
     if name.as_os_str().as_bytes().contains(&b'/') {
         let meta = name.metadata()?;
         let runs = meta.is_file() && is_program(name);
-        return if runs { Ok(name.to_owned()) } else { Err(io::ErrorKind::PermissionDenied.into()) };
+        return if runs {
+            Ok(name.to_owned())
+        } else {
+            Err(io::ErrorKind::PermissionDenied.into())
+        };
     }
     let path = env::var_os("PATH").unwrap_or_default();
     env::split_paths(&path)
@@ -147,7 +161,10 @@ mod tests {
     #[test]
     fn programs_are_found_as_a_shell_finds_them() {
         assert!(find_program(Path::new("sh")).is_ok_and(|path| path.ends_with("sh")));
-        assert_eq!(find_program(Path::new("/bin/sh")).ok(), Some(PathBuf::from("/bin/sh")));
+        assert_eq!(
+            find_program(Path::new("/bin/sh")).ok(),
+            Some(PathBuf::from("/bin/sh"))
+        );
         let kind = |name: &str| find_program(Path::new(name)).map_err(|error| error.kind());
         assert_eq!(kind("no-such-program-here"), Err(io::ErrorKind::NotFound));
         assert_eq!(kind("/etc/passwd"), Err(io::ErrorKind::PermissionDenied));

@@ -8,6 +8,7 @@
 //!
 //! Way out: freeze, then detach (probes go one by one, so what is seen meanwhile does not fit together), then report.
 
+mod attach;
 mod command;
 mod library;
 mod measure;
@@ -64,7 +65,9 @@ pub fn trace(mut plan: Plan) -> anyhow::Result<()> {
     let selectors = selectors_of(&plan.selection);
     let output = Output::open(&plan.destination, plan.format).map_err(UserError::from)?;
     let command = plan.command.as_deref().map(hold).transpose()?;
-    plan.selection.rules.extend(command.as_ref().map(|command| Rule::Pid(command.pid)));
+    plan.selection
+        .rules
+        .extend(command.as_ref().map(|command| Rule::Pid(command.pid)));
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(RUNTIME_THREADS)
         .enable_all()
@@ -88,7 +91,8 @@ pub fn trace(mut plan: Plan) -> anyhow::Result<()> {
 
 fn hold(arguments: &[std::ffi::OsString]) -> anyhow::Result<Command> {
     let program = arguments.first().map(Into::into).unwrap_or_default();
-    Ok(Command::hold(arguments).map_err(|source| UserError::CommandNotStarted { program, source })?)
+    Ok(Command::hold(arguments)
+        .map_err(|source| UserError::CommandNotStarted { program, source })?)
 }
 
 /// A process that was asked for by its id and is not there, when nothing else was asked for either.
@@ -96,7 +100,13 @@ fn only_gone_pids(selection: &Selection) -> Option<Pid> {
     let pids: Option<Vec<Pid>> = selection
         .rules
         .iter()
-        .map(|rule| if let Rule::Pid(pid) = rule { Some(*pid) } else { None })
+        .map(|rule| {
+            if let Rule::Pid(pid) = rule {
+                Some(*pid)
+            } else {
+                None
+            }
+        })
         .collect();
     let pids = pids?;
     let gone = pids.iter().all(|pid| procfs::process(*pid).is_none());
@@ -117,12 +127,24 @@ fn explain(error: anyhow::Error) -> anyhow::Error {
         return UserError::not_permitted("load the probes", Some(error)).into();
     }
     match error.downcast::<BtfError>() {
-        Ok(BtfError::Read(source)) => UserError::NoBtf { path: VMLINUX.into(), source }.into(),
+        Ok(BtfError::Read(source)) => UserError::NoBtf {
+            path: VMLINUX.into(),
+            source,
+        }
+        .into(),
         Ok(other) => kernel_lacks("types that the probes can use", other.into()),
         Err(error) => kernel_lacks("what the probes need", error),
     }
 }
 
 fn kernel_lacks(what: &str, source: anyhow::Error) -> anyhow::Error {
-    UserError::KernelLacks { what: what.to_owned(), release: nix::sys::utsname::uname().map_or_else(|_| String::new(), |name| name.release().to_string_lossy().into_owned()), source: Some(source) }.into()
+    UserError::KernelLacks {
+        what: what.to_owned(),
+        release: nix::sys::utsname::uname().map_or_else(
+            |_| String::new(),
+            |name| name.release().to_string_lossy().into_owned(),
+        ),
+        source: Some(source),
+    }
+    .into()
 }

@@ -49,7 +49,12 @@ impl Reporter {
         let thread = thread::Builder::new()
             .name("report".into())
             .spawn(move || work(&inbox, &answers, &store, &plan, output))?;
-        Ok(Self { jobs, delivered, busy: false, _thread: thread })
+        Ok(Self {
+            jobs,
+            delivered,
+            busy: false,
+            _thread: thread,
+        })
     }
 
     /// Whether a report is being made.
@@ -84,7 +89,10 @@ fn work(
     let mut resolver = Resolver::new(plan.resolve.clone());
     while let Ok(job) = inbox.recv() {
         let facts = |process: &ProcessSnapshot| {
-            job.facts.get(&(process.pid, process.exec_count)).cloned().unwrap_or_default()
+            job.facts
+                .get(&(process.pid, process.exec_count))
+                .cloned()
+                .unwrap_or_default()
         };
         let sources = Sources {
             snapshot: &job.snapshot,

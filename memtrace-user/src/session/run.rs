@@ -13,6 +13,7 @@ use tokio::{
 
 use super::{
     Outcome,
+    attach::Attached,
     command::Command,
     library::Library,
     measure,
@@ -21,7 +22,7 @@ use super::{
     reporter::{Delivered, Job, Reporter},
     signals::{Heard, Signals},
     sink::{Freeze, TrackerSink},
-    targets::{Attached, Targets, Word},
+    targets::{Targets, Word},
 };
 use crate::{
     drain::pump::Drain,
@@ -71,11 +72,21 @@ impl Session {
     ///
     /// # Errors
     /// When the probes cannot be loaded.
-    pub(super) fn begin(mut plan: Plan, command: Option<Command>, output: Output) -> anyhow::Result<Self> {
+    pub(super) fn begin(
+        mut plan: Plan,
+        command: Option<Command>,
+        output: Output,
+    ) -> anyhow::Result<Self> {
         plan.probes.watch_all = plan.selection.rules.iter().any(Rule::is_open);
         let start = Instant::now();
-        let Loaded { mut probes, maps, rings, arrays } = Probes::load(&plan.probes)?;
-        let objects = store::raise_descriptor_limit().context("failed to raise the limit on descriptors")?;
+        let Loaded {
+            mut probes,
+            maps,
+            rings,
+            arrays,
+        } = Probes::load(&plan.probes)?;
+        let objects =
+            store::raise_descriptor_limit().context("failed to raise the limit on descriptors")?;
         let store = Arc::new(RwLock::new(ObjectStore::new(objects)));
         let tracker = Tracker::new(Limits::from_memory(plan.memory_limit), plan.report.filter);
         let drain = Drain::spawn(rings.events, rings.stacks, TrackerSink(tracker), start)
@@ -86,8 +97,12 @@ impl Session {
             notices::follow_log(&mut probes)?;
         }
         let library = Library::new(store, arrays);
-        let (targets, attached) =
-            Targets::new(plan.selection.clone(), probes.attacher().clone(), maps, library);
+        let (targets, attached) = Targets::new(
+            plan.selection.clone(),
+            probes.attacher().clone(),
+            maps,
+            library,
+        );
         Ok(Self {
             plan,
             targets,
@@ -121,7 +136,8 @@ impl Session {
     fn begin_targets(&mut self) -> bool {
         if let Some(command) = &mut self.command {
             let files = preview::files_of(&command.program);
-            self.targets.begin_held(command.pid, &command.program, &files);
+            self.targets
+                .begin_held(command.pid, &command.program, &files);
         }
         self.targets.scan();
         !self.targets.is_empty() || self.plan.wait
@@ -177,8 +193,17 @@ impl Session {
     }
 
     fn rescan(&mut self) {
-        let moves = self.plan.selection.rules.iter().any(|rule| matches!(rule, Rule::Cgroup(_) | Rule::All));
-        let lost = self.targets.maps().stats().is_ok_and(|stats| stats.notices_lost > 0);
+        let moves = self
+            .plan
+            .selection
+            .rules
+            .iter()
+            .any(|rule| matches!(rule, Rule::Cgroup(_) | Rule::All));
+        let lost = self
+            .targets
+            .maps()
+            .stats()
+            .is_ok_and(|stats| stats.notices_lost > 0);
         if moves || lost {
             self.targets.scan();
         }
@@ -227,7 +252,10 @@ impl Session {
 
     async fn freeze(&mut self) -> anyhow::Result<Snapshot> {
         let (answer, frozen) = oneshot::channel();
-        self.drain.request(Freeze { filter: self.plan.report.filter, answer });
+        self.drain.request(Freeze {
+            filter: self.plan.report.filter,
+            answer,
+        });
         let mut snapshot = frozen.await.context("the drain's thread has ended")?;
         // What a process was before it became the traced program is of no interest when it did nothing.
         snapshot.processes.retain(|process| {
@@ -255,9 +283,9 @@ impl Session {
         match (failure, delivered) {
             (Some(error), _) | (None, Err(error)) => Err(error.into()),
             (None, Ok(Delivery::ReaderGone)) => Ok(Outcome::ReaderGone),
-            (None, Ok(Delivery::Written)) => {
-                Ok(Outcome::Done { command: self.command.as_mut().and_then(Command::poll) })
-            }
+            (None, Ok(Delivery::Written)) => Ok(Outcome::Done {
+                command: self.command.as_mut().and_then(Command::poll),
+            }),
         }
     }
 
