@@ -23,8 +23,9 @@ use crate::{
 const TABLE_TOP: usize = 10;
 /// Between live reports when nothing else is asked for.
 const INTERVAL: Duration = Duration::from_secs(5);
-/// Where the cgroup hierarchy is mounted; rules have paths below it.
-const CGROUP_MOUNT: &str = "/sys/fs/cgroup";
+/// Where the cgroup-2 hierarchy is mounted; rules have paths below it. The first where systemd keeps the old controllers
+/// beside it (its "hybrid" layout).
+const CGROUP_MOUNTS: [&str; 2] = ["/sys/fs/cgroup/unified", "/sys/fs/cgroup"];
 
 const USAGE: &str = "\
 memtrace [SELECTORS] [OPTIONS] [-- COMMAND ARGS...]
@@ -253,6 +254,8 @@ impl TraceArgs {
 
 /// A cgroup's path below the root of the hierarchy, whichever way it was given.
 fn in_hierarchy(path: &Path) -> PathBuf {
-    let path = path.strip_prefix(CGROUP_MOUNT).unwrap_or(path);
-    Path::new("/").join(path)
+    let below = CGROUP_MOUNTS
+        .iter()
+        .find_map(|mount| path.strip_prefix(mount).ok());
+    Path::new("/").join(below.unwrap_or(path))
 }

@@ -52,6 +52,11 @@ enum Outcome {
     ReaderGone,
     /// No process matched, and waiting was not wanted.
     NothingMatched,
+    /// The last report is written, and all targets have ended.
+    TargetsGone {
+        /// Names and process ids.
+        who: Vec<String>,
+    },
 }
 
 /// Carries a plan out, to the last report. Must be called before the process has a second thread.
@@ -86,6 +91,24 @@ pub fn trace(mut plan: Plan) -> anyhow::Result<()> {
         }
         Outcome::ReaderGone => Ok(()),
         Outcome::NothingMatched => Err(UserError::NothingMatched { selectors }.into()),
+        Outcome::TargetsGone { who } => {
+            let who = if who.is_empty() {
+                selectors
+            } else {
+                some_of(&who)
+            };
+            Err(UserError::TargetsGone { who }.into())
+        }
+    }
+}
+
+/// The first few, and how many more there are.
+fn some_of(names: &[String]) -> String {
+    const SHOWN: usize = 5;
+    let shown = names[..names.len().min(SHOWN)].join(", ");
+    match names.len().saturating_sub(SHOWN) {
+        0 => shown,
+        more => format!("{shown} and {more} more"),
     }
 }
 

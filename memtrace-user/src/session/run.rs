@@ -26,6 +26,7 @@ use super::{
 };
 use crate::{
     drain::pump::Drain,
+    hint::UserError,
     plan::Plan,
     probe::{Calibration, Loaded, Probes},
     report::{Delivery, Output, OutputError},
@@ -268,6 +269,8 @@ impl Session {
     async fn finish(mut self, end: End) -> anyhow::Result<Outcome> {
         let last = self.job(true).await;
         self.detach();
+        // A command that has ended is what was waited for; other targets were to stay.
+        let gone = matches!(end, End::TargetsGone) && self.command.is_none();
         let mut failure = match end {
             End::ReaderGone => return Ok(Outcome::ReaderGone),
             End::Failed(error) => Some(error),
@@ -281,8 +284,15 @@ impl Session {
         let delivered = self.reporter.delivered().await;
         self.say_words();
         match (failure, delivered) {
-            (Some(error), _) | (None, Err(error)) => Err(error.into()),
+            (Some(error), _) | (None, Err(error)) => Err(UserError::from(error).into()),
             (None, Ok(Delivery::ReaderGone)) => Ok(Outcome::ReaderGone),
+            (None, Ok(Delivery::Written)) if gone => {
+                let who = self
+                    .targets
+                    .exited()
+                    .map(|target| format!("{} ({})", target.info.comm, target.pid()));
+                Ok(Outcome::TargetsGone { who: who.collect() })
+            }
             (None, Ok(Delivery::Written)) => Ok(Outcome::Done {
                 command: self.command.as_mut().and_then(Command::poll),
             }),
