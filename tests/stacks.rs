@@ -16,8 +16,6 @@ use memtrace_tests::{
 
 /// Threads of `frames`, each blocked behind one block with a stack of its own.
 const THREADS: u64 = 200;
-/// Thread n of `frames` takes this many bytes and n more.
-const FIRST_SIZE: u64 = 10_000;
 
 /// Address in the process of a frame, from its object's mappings: the load base is where the file's first byte lies.
 fn address(frame: &Frame, mappings: &[Mapping]) -> Result<u64> {
@@ -100,7 +98,7 @@ fn compare_with_gdb(unwinder: &str) -> Result<()> {
     Ok(())
 }
 
-/// The stack beside gdb's stack that shares most of its outermost frames.
+/// The stack beside gdb's stack that shares most of its outermost frames, around the innermost shared frame.
 fn side_by_side(site: &Site, stack: &[u64], oracle: &BTreeMap<Vec<u64>, u32>) -> String {
     let shared = |other: &[u64]| {
         stack
@@ -114,19 +112,28 @@ fn side_by_side(site: &Site, stack: &[u64], oracle: &BTreeMap<Vec<u64>, u32>) ->
         .keys()
         .max_by_key(|other| shared(other))
         .map_or(&[][..], Vec::as_slice);
+    let same = shared(nearest);
     let mut rows = vec![format!(
-        "{} frames here, {} in gdb, {} outermost equal",
+        "{} frames here, {} in gdb, the {same} outermost are equal; cut: {:?}; around the difference (memtrace, gdb):",
         stack.len(),
         nearest.len(),
-        shared(nearest)
+        site.cut
     )];
-    for (index, frame) in site.frames.iter().enumerate() {
-        let theirs = nearest.get(index).copied().unwrap_or(0);
-        rows.push(format!(
-            "{theirs:#x} {:#x} {}",
-            stack.get(index).copied().unwrap_or(0),
-            describe(frame)
-        ));
+    let names: Vec<String> = site
+        .frames
+        .iter()
+        .filter(|frame| !frame.inlined)
+        .map(describe)
+        .collect();
+    for from_end in (same.saturating_sub(3)..same + 6).rev() {
+        let at = |all: &[u64]| {
+            all.iter()
+                .rev()
+                .nth(from_end)
+                .map_or("-".to_owned(), |pc| format!("{pc:#x}"))
+        };
+        let name = names.iter().rev().nth(from_end).map_or("", String::as_str);
+        rows.push(format!("{} {} {name}", at(stack), at(nearest)));
     }
     rows.join("\n")
 }

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | 0-7 | [`kind`](crate::kind) of the function |
 //! | 8-11, 12-15, 16-19 | where its first, second and third argument are |
+//! | 20 | [`THROWS`] |
 //!
 //! A place is the index of a register in the kernel's `struct pt_regs`, as exclusive or with the index of the register
 //! that the argument came in: a function whose arguments are all in place has its kind for a cookie.
@@ -14,6 +15,10 @@ const SAVED_INDEX: [u32; 16] = [10, 11, 12, 5, 15, 4, 13, 14, 9, 8, 7, 6, 3, 2, 
 
 /// Indices of `rdi`, `rsi` and `rdx`: where the first three arguments come (System V ABI, x86-64 supplement, 3.2.3).
 const IN_PLACE: [u32; 3] = [14, 13, 12];
+
+/// The function throws an exception when it fails. No unwinder gets past a return address that the kernel has
+/// replaced, and the program would be ended: a call that must fail is not to be followed to its return.
+pub const THROWS: u32 = 1 << 20;
 
 /// The cookie of a function of `kind` whose arguments are in `registers`, numbered as instructions encode them.
 #[must_use]
@@ -37,7 +42,7 @@ pub const fn kind(cookie: u32) -> u32 {
 /// Whether all arguments are in the registers they came in.
 #[must_use]
 pub const fn is_in_place(cookie: u32) -> bool {
-    cookie >> 8 == 0
+    cookie & (0xfff << 8) == 0
 }
 
 /// Index in `struct pt_regs` of the register that holds `argument` (0, 1 or 2).

@@ -17,7 +17,7 @@ pub const REALLOCARRAY: u32 = 4;
 pub const MEMALIGN: u32 = 5;
 /// `posix_memalign(&out, alignment, size)`: the block is returned through `out`, 0 means success.
 pub const POSIX_MEMALIGN: u32 = 6;
-/// `pvalloc(size)`: the size that counts is rounded up to whole pages.
+/// `pvalloc(size)`: the block is whole pages, the size that counts is the requested one.
 pub const PVALLOC: u32 = 7;
 /// `free(block)`, `operator delete(block, …)`, `free_sized`, `free_aligned_sized`, `dallocx`, `sdallocx`.
 pub const FREE: u32 = 8;

@@ -91,6 +91,10 @@ pub(crate) static OFFSETS: Global<KernelOffsets> = Global::new(KernelOffsets {
     reserved: [0; 2],
 });
 
+/// A request for more bytes than this must fail.
+#[unsafe(no_mangle)]
+pub(crate) static LARGEST_REQUEST: Global<u64> = Global::new(u64::MAX);
+
 /// Not 0 when the session wants to hear of every program that begins, not only of traced processes'.
 #[unsafe(no_mangle)]
 pub(crate) static WATCH_ALL: Global<u32> = Global::new(0);

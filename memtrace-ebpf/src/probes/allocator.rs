@@ -22,6 +22,7 @@ use memtrace_common::{
 
 use crate::{
     emit, intrinsics,
+    maps::LARGEST_REQUEST,
     read::{self, Registers},
     stack::{self, Walker},
     thread::{self, ThreadKey},
@@ -104,10 +105,13 @@ fn on_call(stats: &mut Stats, key: ThreadKey, regs: Registers, cookie: u32) -> u
         stats.nested += 1;
         return SKIP_RETURN;
     }
+    let (size, ptr) = size_and_pointer(regs, cookie);
+    if cookie & cookie::THROWS != 0 && size > LARGEST_REQUEST.load() {
+        return SKIP_RETURN;
+    }
     let kind = cookie::kind(cookie);
     thread.sp = regs.sp();
     thread.kind = kind;
-    let (size, ptr) = size_and_pointer(regs, cookie);
     thread.size = size;
     thread.ptr = ptr;
     match kind {

@@ -31,7 +31,7 @@ pub(super) fn apply(walk: &mut Walk, addr: u64) -> Step {
         unwind::ROW_RBP => walk.bp + words,
         unwind::ROW_CFA_AT_RBP => {
             let mut cfa = 0;
-            if !walk.stack_word(&mut cfa, walk.bp.wrapping_sub(words)) {
+            if !realigned(walk, words, &mut cfa) {
                 return walk.cut(stack::CUT_READ_FAULT, walk.pc);
             }
             cfa
@@ -44,6 +44,19 @@ pub(super) fn apply(walk: &mut Walk, addr: u64) -> Step {
         _ => return walk.cut(stack::CUT_NO_ROW, walk.pc),
     };
     to_caller(walk, cfa, row_rbp_words(row))
+}
+
+/// Reads the CFA of a frame that has realigned its stack, saved `distance` bytes below rbp. The caller's rbp is where rbp
+/// points: its distance from the CFA is not known, so it is restored here.
+#[inline(always)]
+fn realigned(walk: &mut Walk, distance: u64, cfa: &mut u64) -> bool {
+    let frame = walk.bp;
+    let mut bp = 0;
+    if !walk.stack_word(cfa, frame.wrapping_sub(distance)) || !walk.stack_word(&mut bp, frame) {
+        return false;
+    }
+    walk.bp = bp;
+    true
 }
 
 /// Restores rbp and the return address from the frame that ends at `cfa`.

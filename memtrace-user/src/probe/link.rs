@@ -42,12 +42,17 @@ pub(super) fn attach(
     sites: &[ProbeSite],
     pid: Pid,
 ) -> anyhow::Result<FileLinks> {
+    let sites: Vec<ProbeSite> = sites
+        .iter()
+        .copied()
+        .filter(|site| programs.level.takes(site.cookie))
+        .collect();
     // Through the descriptor: the path may be deleted or belong to another mount namespace.
     let path = OsString::from(format!("/proc/self/fd/{}", file.as_raw_fd()));
     let links = match programs.level {
-        AttachLevel::Session => attach_session(programs, &path, sites, pid)?,
-        AttachLevel::Multi => attach_multi(programs, &path, sites, pid)?,
-        AttachLevel::Single => attach_single(programs, &path, sites, pid)?,
+        AttachLevel::Session => attach_session(programs, &path, &sites, pid)?,
+        AttachLevel::Multi => attach_multi(programs, &path, &sites, pid)?,
+        AttachLevel::Single => attach_single(programs, &path, &sites, pid)?,
     };
     Ok(FileLinks { _links: links })
 }

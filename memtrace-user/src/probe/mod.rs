@@ -8,6 +8,7 @@ mod calibrate;
 pub mod features;
 mod link;
 mod maps;
+mod memory;
 mod program;
 mod sys;
 mod text;
@@ -188,6 +189,7 @@ fn load_maps(options: &ProbeOptions, types: &KernelTypes) -> anyhow::Result<Ebpf
         .map_max_entries("PAGES", options.unwind_rows / 4)
         .override_global("OFFSETS", &offsets, true)
         .override_global("WATCH_ALL", &watch_all, true)
+        .override_global("LARGEST_REQUEST", &memory::largest_request(), true)
         .override_global("AYA_LOG_LEVEL", &options.log_level, false)
         .load(OBJECT)
         .context("failed to create the probes' maps")

@@ -11,7 +11,7 @@ use std::{
     sync::Mutex,
 };
 
-use memtrace_common::kind;
+use memtrace_common::{cookie, kind};
 
 use super::{
     btf::KernelTypes,
@@ -34,6 +34,18 @@ pub enum AttachLevel {
     Multi,
     /// One perf event for each entry and each return.
     Single,
+}
+
+impl AttachLevel {
+    /// Whether a function may be probed at this level.
+    ///
+    /// A C++ exception cannot leave a function whose return the kernel has taken: no unwinder gets past the replaced
+    /// return address, and the program is ended. Only sessions can let the return of a call go that is bound to fail, so
+    /// without them a function that throws is left alone.
+    #[must_use]
+    pub fn takes(self, cookie: u32) -> bool {
+        self == Self::Session || cookie & cookie::THROWS == 0
+    }
 }
 
 impl fmt::Display for AttachLevel {

@@ -13,6 +13,9 @@ use crate::{
 /// Links that are made at the same time; more only queue up in the kernel.
 const PARALLEL: usize = 16;
 
+/// Threads that remove links at the end.
+const PARALLEL_DROPS: usize = 64;
+
 /// An attach that has ended.
 #[derive(Debug)]
 pub(super) struct Attached {
@@ -41,6 +44,15 @@ impl Attaching {
             },
             results,
         )
+    }
+
+    /// How many of a file's functions must be left alone; see [`AttachLevel::takes`](crate::probe::AttachLevel::takes).
+    pub(super) fn left_alone(&self, sites: &[ProbeSite]) -> usize {
+        let level = self.attacher.level();
+        sites
+            .iter()
+            .filter(|site| !level.takes(site.cookie))
+            .count()
     }
 
     /// Begins to make the links of one file in one process.
@@ -78,9 +90,15 @@ pub(super) fn drop_later(links: FileLinks) {
 
 /// Removes links side by side, so that the kernel's waits overlap, and waits until they are gone.
 pub(super) fn drop_now(links: Vec<FileLinks>) {
+    let each = links.len().div_ceil(PARALLEL_DROPS).max(1);
+    let mut links = links.into_iter();
     std::thread::scope(|scope| {
-        for link in links {
-            scope.spawn(move || drop(link));
+        loop {
+            let share: Vec<FileLinks> = links.by_ref().take(each).collect();
+            if share.is_empty() {
+                break;
+            }
+            scope.spawn(move || drop(share));
         }
     });
 }

@@ -209,7 +209,7 @@ fn find_sites(object: &Object) -> Sites {
                 .iter()
                 .map(|function| ProbeSite {
                     file_off: function.point.file_off,
-                    cookie: cookie::pack(function.kind, function.point.arguments),
+                    cookie: function.cookie(),
                 })
                 .collect();
             // Probes are placed one after the other while the process runs. A block whose making is seen must not be

@@ -5,6 +5,7 @@
 
 use std::{
     collections::{BTreeMap, VecDeque},
+    fmt::Write as _,
     path::Path,
     sync::Arc,
     time::Instant,
@@ -368,6 +369,7 @@ impl Targets {
         }
         let mut found = Vec::new();
         let mut functions = 0;
+        let mut left_alone = 0;
         // A link outlives the program it was made for: only files that are mapped count.
         for object in target
             .mapped
@@ -377,6 +379,7 @@ impl Targets {
             if let Some(Sites::Found(sites, flavour)) = self.library.known_sites(*object)
                 && flavour != "linker"
             {
+                left_alone += self.attaching.left_alone(sites);
                 functions += sites.len();
                 found.push(flavour.clone());
             }
@@ -386,7 +389,17 @@ impl Targets {
         }
         target.announced = true;
         found.sort();
-        let what = format!("{}, {functions} functions", found.join(" + "));
+        let mut what = format!(
+            "{}, {} functions",
+            found.join(" + "),
+            functions - left_alone
+        );
+        if left_alone > 0 {
+            let _ = write!(
+                what,
+                "; {left_alone} forms of operator new are left alone: before Linux 6.13 a probe would end a program in which they throw"
+            );
+        }
         self.words.push(Word::Tracing {
             pid,
             comm: target.info.comm.clone(),

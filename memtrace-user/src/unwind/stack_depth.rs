@@ -7,7 +7,9 @@
 //!
 //! Owns which addresses are beginnings of functions ([`seeds`]), where each ends, and which of two claims on the same
 //! byte counts. The order of certainty: a function symbol and the target of a call are beginnings; an address that is
-//! merely taken is one only if the walk from there comes to a proper return.
+//! merely taken is one only if the walk from there comes to a proper return, or to a proper stop.
+//!
+//! On code that compilers do describe, this finds the same frames; see the tests for the figures.
 
 mod frame;
 mod function;
@@ -34,7 +36,7 @@ const MAX_GAPS: usize = 1 << 16;
 /// Bytes of a piece of code that is worth looking at; less is padding between functions.
 const MIN_GAP: usize = 16;
 /// The rest of the program is searched for calls into the gaps if these are at least one part in so many.
-const MAX_GAP_SHARE: u64 = 16;
+const MAX_GAP_SHARE: usize = 16;
 /// Rounds in which functions that never return are found.
 const MAX_ROUNDS: usize = 6;
 
@@ -104,23 +106,26 @@ type Covered = BTreeMap<u32, (u8, Rule)>;
 
 /// Adds rows for the code that `builder` has none for yet.
 pub fn add_rows(image: &Image, elf: &Elf, builder: &mut RowsBuilder) -> DepthStats {
-    let first = elf.code().map(|segment| segment.rel).min().unwrap_or(0);
-    let (Ok(first), Ok(end)) = (u32::try_from(first), u32::try_from(elf.code_end())) else {
-        return DepthStats::default();
-    };
-    let mut gaps = builder.gaps(first..end);
+    let ranges: Vec<Range<u32>> = elf
+        .instruction_ranges()
+        .into_iter()
+        .filter_map(|range| Some(u32::try_from(range.start).ok()?..u32::try_from(range.end).ok()?))
+        .collect();
+    let mut gaps: Vec<_> = ranges
+        .iter()
+        .flat_map(|range| builder.gaps(range.clone()))
+        .collect();
     gaps.retain(|gap| gap.len() >= MIN_GAP);
     gaps.truncate(MAX_GAPS);
     let code = Code::read(image, elf, &gaps);
-    let gap_bytes: usize = code.pieces.iter().map(|(_, bytes)| bytes.len()).sum();
-    let other = if gap_bytes as u64 >= elf.code_end() / MAX_GAP_SHARE {
-        Code::read(image, elf, &[first..end])
+    let rest = if size(&gaps) >= size(&ranges) / MAX_GAP_SHARE {
+        Code::read(image, elf, &ranges)
     } else {
         Code::default()
     };
     let mut depth = Depth {
         code: &code,
-        seeds: Seeds::find(image, elf, &code, &other),
+        seeds: Seeds::find(image, elf, &code, &rest),
         noreturn: NoReturn::imported(image, elf),
         covered: Covered::new(),
         budget: 0,
@@ -130,6 +135,10 @@ pub fn add_rows(image: &Image, elf: &Elf, builder: &mut RowsBuilder) -> DepthSta
     depth.mark_signal_returns();
     emit(&depth.covered, builder);
     depth.stats
+}
+
+fn size(ranges: &[Range<u32>]) -> usize {
+    ranges.iter().map(Range::len).sum()
 }
 
 /// The walk over all functions of an object.

@@ -61,7 +61,7 @@ pub(super) fn select<'survey>(
         .filter_map(|(candidate, routing)| {
             let kind = match Service::of_kind(candidate.known.kind) {
                 Some(Service::Frees) => free_kind(candidate, routing, flavour)?,
-                _ if matches!(routing, Routing::Always { by_jump: true, .. }) => return None,
+                _ if hands_over_allocation(candidate, routing) => return None,
                 _ => candidate.known.kind,
             };
             Some(Selected { candidate, kind })
@@ -77,6 +77,18 @@ fn routing(candidate: &Candidate, router: &Router<'_>) -> Routing {
     Service::of_kind(candidate.known.kind).map_or(Routing::Never, |service| {
         router.routing(candidate.rel, candidate.size, service)
     })
+}
+
+/// Whether the function that an allocating one always jumps to sees the same call. `pvalloc` hands on a rounded size,
+/// and the size that counts is the one it was asked for.
+fn hands_over_allocation(candidate: &Candidate, routing: Routing) -> bool {
+    match routing {
+        Routing::Always {
+            by_jump,
+            argument_kept,
+        } => by_jump && (argument_kept || candidate.known.kind != kind::PVALLOC),
+        Routing::Never | Routing::Partly => false,
+    }
 }
 
 /// As what a freeing function is probed; none when another one sees all of its calls.

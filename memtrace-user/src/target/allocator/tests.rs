@@ -161,6 +161,9 @@ fn musl() {
 fn jemalloc() {
     let allocator = check_against_tools(&library("libjemalloc.so.2"));
     assert_eq!(allocator.flavour, Flavour::Jemalloc);
+    assert!(function(&allocator, "_Znwm").throws);
+    assert!(!function(&allocator, "_ZnwmRKSt9nothrow_t").throws);
+    assert!(!function(&allocator, "malloc").throws);
     // `operator new` has a fast path of its own, `operator delete` is a jump to `free`.
     assert_eq!(function(&allocator, "_Znwm").kind, kind::MALLOC);
     assert!(!names(&allocator).contains(&"_ZdlPv"));

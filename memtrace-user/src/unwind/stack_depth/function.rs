@@ -59,17 +59,23 @@ pub(super) struct Walk<'a> {
     tail_calls: Vec<u32>,
     /// Number of the hole that is being followed; 0 is the function's beginning.
     attempt: u32,
-    /// A way of the current attempt returns.
-    returns: bool,
-    /// A way of the current attempt meets code that was reached before.
-    joins: bool,
-    /// A way of the current attempt returns with the frame still standing, or contradicts what is known.
-    impossible: bool,
-    /// A way returns where nothing is known of the frame.
-    unclear: bool,
-    /// A way runs into other code.
-    runs_off: bool,
+    ways: Ways,
     info: InstructionInfoFactory,
+}
+
+/// What the ways of one attempt come to.
+#[derive(Default)]
+struct Ways {
+    /// One returns.
+    returns: bool,
+    /// One meets code that an earlier attempt reached, with the same frame.
+    joins: bool,
+    /// One returns with the frame still standing, or contradicts an earlier attempt.
+    is_impossible: bool,
+    /// One returns where nothing is known of the frame.
+    is_unclear: bool,
+    /// One runs into other code.
+    runs_off: bool,
 }
 
 /// An instruction that was reached.
@@ -98,14 +104,10 @@ impl<'a> Walk<'a> {
             journal: Vec::new(),
             tail_calls: Vec::new(),
             attempt: 0,
-            joins: false,
             open: Vec::new(),
             at_table_jumps: None,
             whole_to: seed.start,
-            returns: false,
-            impossible: false,
-            unclear: false,
-            runs_off: false,
+            ways: Ways::default(),
             info: InstructionInfoFactory::new(),
         }
     }
@@ -126,18 +128,17 @@ impl<'a> Walk<'a> {
     }
 
     fn ending(&self) -> Ending {
-        match self {
-            Self {
-                impossible: true, ..
-            } => Ending::Impossible,
-            Self { returns: true, .. } => Ending::Returns,
-            Self {
-                at_table_jumps: Some(_),
-                ..
-            }
-            | Self { unclear: true, .. } => Ending::Unknown,
-            Self { runs_off: true, .. } => Ending::RunsOff,
-            _ => Ending::Never,
+        let ways = &self.ways;
+        if ways.is_impossible {
+            Ending::Impossible
+        } else if ways.returns {
+            Ending::Returns
+        } else if ways.is_unclear || self.at_table_jumps.is_some() {
+            Ending::Unknown
+        } else if ways.runs_off {
+            Ending::RunsOff
+        } else {
+            Ending::Never
         }
     }
 
@@ -149,11 +150,11 @@ impl<'a> Walk<'a> {
             && let Some(hole) = self.next_hole()
         {
             self.attempt += 1;
-            (self.returns, self.joins, self.impossible) = (false, false, false);
+            self.ways = Ways::default();
             self.journal.clear();
             self.follow_from(hole, frame, budget);
-            let is_proven = self.returns || self.joins || self.seed.is_sized;
-            if self.impossible || !is_proven {
+            let is_proven = self.ways.returns || self.ways.joins || self.seed.is_sized;
+            if self.ways.is_impossible || !is_proven {
                 self.undo();
                 self.skip_hole();
             }
@@ -189,7 +190,7 @@ impl<'a> Walk<'a> {
         self.open.push((rel, frame));
         while let Some((rel, frame)) = self.open.pop() {
             let Some(left) = budget.checked_sub(1) else {
-                self.impossible = true;
+                self.ways.is_impossible = true;
                 self.open.clear();
                 return;
             };
@@ -209,8 +210,8 @@ impl<'a> Walk<'a> {
         }) = before
         {
             let is_older = attempt < self.attempt;
-            self.joins |= is_older && known == frame;
-            self.impossible |= is_older && known != both;
+            self.ways.joins |= is_older && known == frame;
+            self.ways.is_impossible |= is_older && known != both;
             if both == known {
                 return;
             }
@@ -263,7 +264,7 @@ impl<'a> Walk<'a> {
             Ok(next) if self.is_own(next) && !self.seeds.is_start(next) => {
                 self.open.push((next, frame))
             }
-            _ => self.runs_off = true,
+            _ => self.ways.runs_off = true,
         }
     }
 
@@ -272,7 +273,7 @@ impl<'a> Walk<'a> {
             Some(target) if self.is_own(target) => self.open.push((target, frame)),
             // Another function takes over.
             target if frame.is_left() => {
-                self.returns |= !self.noreturn.contains(target);
+                self.ways.returns |= !self.noreturn.contains(target);
                 self.tail_calls.extend(target);
             }
             // A part of this function that the compiler has put elsewhere.
@@ -285,7 +286,7 @@ impl<'a> Walk<'a> {
 
     fn jump_through_table(&mut self, frame: Frame) {
         if frame.is_left() {
-            self.returns = true;
+            self.ways.returns = true;
         }
         self.at_table_jumps = Some(match self.at_table_jumps {
             None => Some(frame),
@@ -296,11 +297,11 @@ impl<'a> Walk<'a> {
     /// Control leaves the function.
     fn leave(&mut self, frame: Frame) {
         if frame.is_left() {
-            self.returns = true;
+            self.ways.returns = true;
         } else if frame.is_standing() {
-            self.impossible = true;
+            self.ways.is_impossible = true;
         } else {
-            self.unclear = true;
+            self.ways.is_unclear = true;
         }
     }
 

@@ -74,11 +74,15 @@ impl<'a> Seeds<'a> {
 
     /// All of them, those that are beginnings by definition first.
     pub(super) fn all(&self) -> Vec<Seed> {
-        let mut all: Vec<Seed> = self
-            .by_start
-            .iter()
-            .map(|(&start, &hint)| self.seed(start, hint))
-            .collect();
+        let mut next_certain = u32::MAX;
+        let mut all: Vec<Seed> = Vec::with_capacity(self.by_start.len());
+        for (&start, &hint) in self.by_start.iter().rev() {
+            all.push(self.seed(start, hint, next_certain));
+            if hint.is_certain {
+                next_certain = start;
+            }
+        }
+        all.reverse();
         all.sort_by_key(|seed| !seed.is_certain);
         all
     }
@@ -114,22 +118,17 @@ impl<'a> Seeds<'a> {
         self.by_start.get(&rel).is_some_and(|hint| hint.is_certain)
     }
 
-    fn seed(&self, start: u32, hint: Hint) -> Seed {
+    fn seed(&self, start: u32, hint: Hint, next_certain: u32) -> Seed {
         let gap_end = self.code.piece(start).map_or(start, |(gap, _)| gap.end);
-        let next = self
-            .by_start
-            .range(start + 1..)
-            .find(|(_, hint)| hint.is_certain);
         let is_sized = hint.size > 0;
         let end = if is_sized {
             start.saturating_add(hint.size)
         } else {
-            next.map_or(gap_end, |(&next, _)| next)
+            next_certain
         };
-        let end = end.min(gap_end);
         Seed {
             start,
-            end,
+            end: end.min(gap_end),
             is_sized,
             is_certain: hint.is_certain,
             is_entry: self.entry == Some(start),
