@@ -21,6 +21,7 @@ fn leak_with(args: &[&str]) -> Result<Outcome> {
     memtrace.wait_tracing(&[leak.pid()])?;
     leak.go()?;
     leak.told()?;
+    thread::sleep(Duration::from_millis(100)); // so that the blocks have an age
     let outcome = memtrace.stop()?;
     ensure!(
         outcome.code() == 0,
@@ -182,7 +183,8 @@ fn a_report_every_interval_while_the_program_runs() -> Result<()> {
     let leak = Workload::of("leak").args(["0", "64", "500"]).start()?;
     let memtrace = Memtrace::built()?
         .pid(leak.pid())
-        .args(["-i", "1", "-d", "4"])
+        .args(["-d", "4"])
+        .interval("1")
         .start()?;
     memtrace.wait_tracing(&[leak.pid()])?;
     leak.go()?;

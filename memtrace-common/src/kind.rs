@@ -1,4 +1,5 @@
-//! What a probed allocator function does with its arguments: the attach cookie of every allocator probe.
+//! What a probed allocator function does with its arguments: a part of the attach [`cookie`](crate::cookie) of every
+//! allocator probe.
 //!
 //! The collector chooses the kind when it finds the symbol; the probe reads its arguments by it.
 

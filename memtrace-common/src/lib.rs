@@ -50,6 +50,7 @@ macro_rules! wire {
     };
 }
 
+pub mod cookie;
 pub mod event;
 pub mod kind;
 pub mod limits;

@@ -54,7 +54,7 @@ pub const ROW_NONE: u8 = 0;
 pub const ROW_RSP: u8 = 1;
 /// CFA = rbp + 8 * cfa.
 pub const ROW_RBP: u8 = 2;
-/// CFA = *(rbp - 8 * cfa): a realigned stack.
+/// CFA = *(rbp - 8 * cfa), the caller's rbp = *rbp: a realigned stack (gcc keeps both below the frame it aligned).
 pub const ROW_CFA_AT_RBP: u8 = 3;
 /// CFA = rsp + 8 + ((rip & 15) >= 11 ? 8 : 0): a PLT stub of the classic layout.
 pub const ROW_PLT_11: u8 = 4;

@@ -9,15 +9,16 @@ use memtrace_common::patch;
 fn patched_call<const ID: u32>(ctx: *mut c_void) -> u64 {
     // SAFETY: this is how helpers are called: the function's address is its number. The loader refuses an object in
     // which one of these numbers is left over.
-    let call: unsafe extern "C" fn(*mut c_void) -> u64 = unsafe { core::mem::transmute(ID as usize) };
+    let call: unsafe extern "C" fn(*mut c_void) -> u64 =
+        unsafe { core::mem::transmute(ID as usize) };
     // SAFETY: what replaces the call takes the context, or nothing.
     unsafe { call(ctx) }
 }
 
-/// The kind of the probed function (`memtrace_common::kind`).
+/// What is said of the probed function (`memtrace_common::cookie`).
 #[inline(always)]
-pub(crate) fn kind(ctx: *mut c_void) -> u32 {
-    patched_call::<{ patch::CALL_KIND }>(ctx) as u32
+pub(crate) fn cookie(ctx: *mut c_void) -> u32 {
+    patched_call::<{ patch::CALL_COOKIE }>(ctx) as u32
 }
 
 /// Whether the probe runs at the function's return.

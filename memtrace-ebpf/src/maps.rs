@@ -20,11 +20,11 @@ use crate::stack::Walk;
 
 /// Allocator calls and process changes, in the order in which they happened. Probes → drain.
 #[map]
-pub(crate) static EVENTS: RingBuf = RingBuf::with_byte_size(64 << 20, 0);
+pub(crate) static EVENTS: RingBuf = RingBuf::with_byte_size(32 << 20, 0);
 
 /// Stacks, each once. Apart from the events, so that a flood of these cannot drop a stack. Probes → drain.
 #[map]
-pub(crate) static STACKS: RingBuf = RingBuf::with_byte_size(16 << 20, 0);
+pub(crate) static STACKS: RingBuf = RingBuf::with_byte_size(8 << 20, 0);
 
 /// What the session must act on. Probes → session.
 #[map]
@@ -90,6 +90,10 @@ pub(crate) static OFFSETS: Global<KernelOffsets> = Global::new(KernelOffsets {
     super_dev: 0,
     reserved: [0; 2],
 });
+
+/// A request for more bytes than this must fail.
+#[unsafe(no_mangle)]
+pub(crate) static LARGEST_REQUEST: Global<u64> = Global::new(u64::MAX);
 
 /// Not 0 when the session wants to hear of every program that begins, not only of traced processes'.
 #[unsafe(no_mangle)]

@@ -29,6 +29,17 @@ impl Registers {
         Self(ctx.cast())
     }
 
+    /// The register at `index` of the saved registers (`memtrace_common::cookie`).
+    #[inline(always)]
+    pub(crate) fn saved(self, index: u32) -> u64 {
+        let mut word = 0_u64;
+        let place = self.0 as u64 + u64::from(index & 15) * 8;
+        // Through the helper: the verifier lets a context be read at constant offsets only.
+        // SAFETY: the helper writes 8 bytes to a place of 8 bytes, whatever the address.
+        unsafe { bpf_probe_read_kernel((&raw mut word).cast(), 8, place as *const c_void) };
+        word
+    }
+
     register! {
         /// First argument.
         arg0 = rdi,
@@ -47,14 +58,16 @@ impl Registers {
     }
 }
 
-/// Reads one word of the traced process. `None` when the page is not there or not readable.
+/// Reads one word of the traced process into `word`. `false`, and zero in `word`, when the page is not there or not
+/// readable.
+///
+/// Not an `Option`: the value of a `None` is undefined, and what the compiler makes of that is a stack slot that is read
+/// without having been written, which verifiers before 6.3 refuse.
 #[inline(always)]
-pub(crate) fn user_word(addr: u64) -> Option<u64> {
-    let mut word = MaybeUninit::<u64>::uninit();
+pub(crate) fn user_word(word: &mut u64, addr: u64) -> bool {
     // SAFETY: the helper writes 8 bytes to a place of 8 bytes, whatever the address.
-    let error = unsafe { bpf_probe_read_user(word.as_mut_ptr().cast(), 8, addr as *const c_void) };
-    // SAFETY: the helper has written the word, zeroes when it failed.
-    (error == 0).then(|| unsafe { word.assume_init() })
+    let error = unsafe { bpf_probe_read_user((&raw mut *word).cast(), 8, addr as *const c_void) };
+    error == 0
 }
 
 /// Fills `words` from the traced process. `false` when any of it cannot be read.
@@ -62,7 +75,11 @@ pub(crate) fn user_word(addr: u64) -> Option<u64> {
 pub(crate) fn user_words<const N: usize>(words: &mut [u64; N], addr: u64) -> bool {
     // SAFETY: the length is that of the destination.
     let error = unsafe {
-        bpf_probe_read_user(words.as_mut_ptr().cast(), (N * 8) as u32, addr as *const c_void)
+        bpf_probe_read_user(
+            words.as_mut_ptr().cast(),
+            (N * 8) as u32,
+            addr as *const c_void,
+        )
     };
     error == 0
 }

@@ -2,13 +2,18 @@
 //!
 //! The outermost call of a thread counts, those inside it (an interposer that calls libc, `realloc` that calls
 //! `malloc`) do not. No depth is counted, because a call may end without returning (`longjmp`, an exception):
-//! the stack pointer decides. A call that begins *below* the outermost call's frame is inside it; one that begins
-//! at the same height or above proves that the outermost call is over.
+//! the stack pointer decides. A call that begins above the outermost call's frame proves that the outermost call is
+//! over. One that begins below it, or at the same height (an interposer that ends in a jump, `return real_malloc(n)`),
+//! is inside it as long as its return is awaited: then the address of the kernel's trampoline stands where the return
+//! address was, until the place is used for something else.
 
 use aya_ebpf::helpers::bpf_get_current_pid_tgid;
 use memtrace_common::process::Thread;
 
-use crate::maps::THREADS;
+use crate::{maps::THREADS, read};
+
+/// Bytes of a page on x86-64.
+const PAGE_SIZE: u64 = 4096;
 
 /// `tgid << 32 | tid` of the running thread.
 #[derive(Clone, Copy)]
@@ -37,7 +42,9 @@ impl ThreadKey {
     #[inline(always)]
     pub(crate) fn state(self) -> Option<&'static mut Thread> {
         // SAFETY: only the thread itself writes its entry, and it is here, not elsewhere.
-        THREADS.get_ptr_mut(self.0).map(|thread| unsafe { &mut *thread })
+        THREADS
+            .get_ptr_mut(self.0)
+            .map(|thread| unsafe { &mut *thread })
     }
 
     /// The thread's entry, made if it has none. `None` when the table is full.
@@ -46,7 +53,14 @@ impl ThreadKey {
         if let Some(thread) = self.state() {
             return Some(thread);
         }
-        let empty = Thread { sp: 0, size: 0, ptr: 0, kind: 0, reserved: 0, nested: 0 };
+        let empty = Thread {
+            sp: 0,
+            size: 0,
+            ptr: 0,
+            kind: 0,
+            reserved: 0,
+            nested: 0,
+        };
         // A failure shows in the look-up that follows.
         let _ = THREADS.insert(self.0, empty, 0);
         self.state()
@@ -56,5 +70,13 @@ impl ThreadKey {
 /// Whether a call that begins with stack pointer `sp` is inside the thread's outermost call.
 #[inline(always)]
 pub(crate) fn is_nested(thread: &Thread, sp: u64) -> bool {
-    thread.sp != 0 && sp < thread.sp
+    thread.sp != 0 && sp <= thread.sp && returns_to_trampoline(thread.sp)
+}
+
+/// Whether the return address at `sp` is that of the kernel's trampoline (`uprobe_get_trampoline_vaddr`: the start of
+/// the page that the kernel maps for stepped instructions).
+#[inline(always)]
+fn returns_to_trampoline(sp: u64) -> bool {
+    let mut addr = 0;
+    read::user_word(&mut addr, sp) && addr % PAGE_SIZE == 0
 }

@@ -15,6 +15,7 @@
 //! A module uses only modules that stand above it in the list below: the list is the data's path.
 
 pub mod ids;
+pub mod system;
 pub mod probe;
 pub mod target;
 pub mod unwind;
@@ -23,4 +24,7 @@ pub mod snapshot;
 pub mod track;
 pub mod resolve;
 pub mod report;
+pub mod plan;
+pub mod hint;
 pub mod session;
+pub mod cli;

@@ -25,8 +25,9 @@ pub struct Frame {
     pub name: Option<String>,
 }
 
-/// Prints one JSON object a thread. Inlined frames share their caller's program counter and are left out. The limits
-/// are lifted, and frames beyond `main` asked for: a complete stack reaches the first function of its thread.
+/// Prints one JSON object a thread. Frames that are not on the stack are left out: inlined functions, and callers that gdb
+/// makes up for a tail call. The limits are lifted, and frames beyond `main` asked for: a complete stack reaches the first
+/// function of its thread.
 const SCRIPT: &str = r#"
 import gdb, json
 gdb.execute("set pagination off")
@@ -37,7 +38,7 @@ for thread in gdb.selected_inferior().threads():
     thread.switch()
     frame, frames, stop = gdb.newest_frame(), [], ""
     while frame is not None:
-        if frame.type() != gdb.INLINE_FRAME:
+        if frame.type() not in (gdb.INLINE_FRAME, gdb.TAILCALL_FRAME):
             frames.append({"pc": frame.pc(), "name": frame.name()})
         stop = gdb.frame_stop_reason_string(frame.unwind_stop_reason())
         frame = frame.older()

@@ -27,6 +27,7 @@ pub struct Builder {
     binary: PathBuf,
     args: Vec<OsString>,
     stdout: Stdio,
+    interval: String,
 }
 
 /// A running memtrace that writes JSON reports to a file of its own.
@@ -100,14 +101,21 @@ impl Builder {
         self
     }
 
-    /// Starts it with JSON reports: one when asked and one at the end.
+    /// Time between JSON reports; without it there is one when asked and one at the end.
+    #[must_use]
+    pub fn interval(mut self, interval: &str) -> Self {
+        self.interval = interval.to_owned();
+        self
+    }
+
+    /// Starts it with JSON reports to a file of its own.
     ///
     /// # Errors
     ///
     /// Fails when the binary is missing.
     pub fn start(self) -> Result<Memtrace> {
         let reports = NamedTempFile::new()?.into_temp_path();
-        let args = ["-i", "3600", "--format", "json", "-o"].map(OsString::from);
+        let args = ["-i", &self.interval, "--format", "json", "-o"].map(OsString::from);
         let command = self.args;
         let own = Builder {
             args: args.into(),
@@ -163,6 +171,7 @@ impl Memtrace {
             binary: binary.to_owned(),
             args: Vec::new(),
             stdout: Stdio::piped(),
+            interval: "3600".to_owned(),
         }
     }
 

@@ -2,6 +2,8 @@
 //!
 //! Every field of the schema is required here, so that a report which lacks one fails its test.
 
+use std::collections::BTreeMap;
+
 use anyhow::{Context as _, Result, ensure};
 use serde::Deserialize;
 
@@ -78,6 +80,10 @@ pub struct Site {
     pub counts: Counts,
     /// Age of the oldest live block in seconds.
     pub oldest_s: f64,
+    /// Why the stack ends before its outermost frame.
+    pub cut: Option<String>,
+    /// Program counter at which it was cut.
+    pub cut_addr: Option<u64>,
     /// From the allocator's caller outwards.
     pub frames: Vec<Frame>,
 }
@@ -99,7 +105,7 @@ pub struct Frame {
     pub offset: u64,
     /// Whether the function was inlined into the next frame.
     pub inlined: bool,
-    /// Why it has no name, or why the stack ends here.
+    /// Why it has no name.
     pub reason: Option<String>,
 }
 
@@ -126,6 +132,10 @@ pub struct Trust {
     pub target_cost_s: f64,
     /// The same as a share.
     pub cost_pct: f64,
+    /// Cut stacks by reason.
+    pub cut: BTreeMap<String, u64>,
+    /// What cannot be known any more, in sentences.
+    pub not_known: Vec<String>,
 }
 
 impl Report {
@@ -141,13 +151,13 @@ impl Report {
         Ok(report)
     }
 
-    /// All generations of a process, in the report's order.
+    /// All generations of a process, oldest first.
     #[must_use]
     pub fn generations(&self, pid: u32) -> Vec<&Process> {
-        self.processes
-            .iter()
-            .filter(|process| process.pid == pid)
-            .collect()
+        let all = self.processes.iter().filter(|process| process.pid == pid);
+        let mut all: Vec<&Process> = all.collect();
+        all.sort_by_key(|process| process.program());
+        all
     }
 
     /// The one generation of a process.
@@ -182,6 +192,13 @@ impl Report {
     #[must_use]
     pub fn pids(&self) -> Vec<u32> {
         self.processes.iter().map(|process| process.pid).collect()
+    }
+}
+
+impl Process {
+    /// Which program of the process this is: its generation is `PID-START-PROGRAMS`.
+    fn program(&self) -> Option<u32> {
+        self.generation.rsplit('-').next()?.parse().ok()
     }
 }
 

@@ -106,10 +106,7 @@ NOINLINE static struct block site_memalign(size_t alignment, size_t size) {
     return made(&at_memalign, memalign(alignment, size), size);
 }
 NOINLINE static struct block site_valloc(size_t size) { return made(&at_valloc, valloc(size), size); }
-NOINLINE static struct block site_pvalloc(size_t size) {
-    size_t page = (size_t)sysconf(_SC_PAGESIZE);
-    return made(&at_pvalloc, pvalloc(size), (size + page - 1) / page * page);
-}
+NOINLINE static struct block site_pvalloc(size_t size) { return made(&at_pvalloc, pvalloc(size), size); }
 NOINLINE static struct block site_strdup(const char *text) {
     return made(&at_strdup, strdup(text), strlen(text) + 1);
 }

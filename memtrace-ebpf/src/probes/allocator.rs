@@ -12,6 +12,7 @@ use core::ffi::c_void;
 
 use aya_ebpf::EbpfContext;
 use memtrace_common::{
+    cookie,
     event::{self, Event},
     kind,
     notice::{self, Notice},
@@ -21,6 +22,7 @@ use memtrace_common::{
 
 use crate::{
     emit, intrinsics,
+    maps::LARGEST_REQUEST,
     read::{self, Registers},
     stack::{self, Walker},
     thread::{self, ThreadKey},
@@ -50,26 +52,27 @@ fn allocator<W: Walker>(ctx: *mut c_void) -> u64 {
     let Some(stats) = emit::stats() else {
         return SKIP_RETURN;
     };
-    let kind = intrinsics::kind(ctx);
+    let cookie = intrinsics::cookie(ctx);
+    let kind = cookie::kind(cookie);
     if intrinsics::is_return(ctx) {
         stats.returns[(kind & 15) as usize] += 1;
         on_return::<W>(ctx, stats);
         return TAKE_RETURN;
     }
     stats.entries[(kind & 15) as usize] += 1;
-    on_entry(ctx, stats, kind)
+    on_entry(ctx, stats, cookie)
 }
 
 #[inline(always)]
-fn on_entry(ctx: *mut c_void, stats: &mut Stats, kind: u32) -> u64 {
+fn on_entry(ctx: *mut c_void, stats: &mut Stats, cookie: u32) -> u64 {
     let regs = Registers::new(ctx);
     let key = ThreadKey::current();
-    match kind {
-        kind::FREE => on_free(stats, key, regs),
+    match cookie::kind(cookie) {
+        kind::FREE => on_free(stats, key, regs, cookie),
         kind::MAPS_CHANGED => on_maps_changed(stats, key),
         kind::CALIBRATE => SKIP_RETURN,
         kind::MALLOC..=kind::PVALLOC | kind::FREE_OUTER | kind::CALIBRATE_RETURN => {
-            on_call(stats, key, regs, kind)
+            on_call(stats, key, regs, cookie)
         }
         _ => {
             stats.unknown_kinds += 1;
@@ -80,20 +83,20 @@ fn on_entry(ctx: *mut c_void, stats: &mut Stats, kind: u32) -> u64 {
 
 /// A call that only ends a block: its return is not needed.
 #[inline(always)]
-fn on_free(stats: &mut Stats, key: ThreadKey, regs: Registers) -> u64 {
-    if let Some(thread) = key.state() {
-        if thread::is_nested(thread, regs.sp()) {
-            stats.nested += 1;
-            return SKIP_RETURN;
-        }
+fn on_free(stats: &mut Stats, key: ThreadKey, regs: Registers, cookie: u32) -> u64 {
+    if let Some(thread) = key.state()
+        && thread::is_nested(thread, regs.sp())
+    {
+        stats.nested += 1;
+        return SKIP_RETURN;
     }
-    emit_free(stats, key, event::FREE, regs.arg0());
+    emit_free(stats, key, event::FREE, argument(regs, cookie, 0));
     SKIP_RETURN
 }
 
 /// A call whose return matters.
 #[inline(always)]
-fn on_call(stats: &mut Stats, key: ThreadKey, regs: Registers, kind: u32) -> u64 {
+fn on_call(stats: &mut Stats, key: ThreadKey, regs: Registers, cookie: u32) -> u64 {
     let Some(thread) = key.state_or_new() else {
         stats.threads_full += 1;
         return SKIP_RETURN;
@@ -102,9 +105,13 @@ fn on_call(stats: &mut Stats, key: ThreadKey, regs: Registers, kind: u32) -> u64
         stats.nested += 1;
         return SKIP_RETURN;
     }
+    let (size, ptr) = size_and_pointer(regs, cookie);
+    if cookie & cookie::THROWS != 0 && size > LARGEST_REQUEST.load() {
+        return SKIP_RETURN;
+    }
+    let kind = cookie::kind(cookie);
     thread.sp = regs.sp();
     thread.kind = kind;
-    let (size, ptr) = arguments(regs, kind);
     thread.size = size;
     thread.ptr = ptr;
     match kind {
@@ -115,11 +122,28 @@ fn on_call(stats: &mut Stats, key: ThreadKey, regs: Registers, kind: u32) -> u64
     TAKE_RETURN
 }
 
+/// An argument, wherever the function has put it before the probed instruction.
+#[inline(always)]
+fn argument(regs: Registers, cookie: u32, index: usize) -> u64 {
+    if !cookie::is_in_place(cookie) {
+        return regs.saved(cookie::saved_index(cookie, index));
+    }
+    match index {
+        0 => regs.arg0(),
+        1 => regs.arg1(),
+        _ => regs.arg2(),
+    }
+}
+
 /// Requested size and pointer argument of a call.
 #[inline(always)]
-fn arguments(regs: Registers, kind: u32) -> (u64, u64) {
-    let (a, b, c) = (regs.arg0(), regs.arg1(), regs.arg2());
-    match kind {
+fn size_and_pointer(regs: Registers, cookie: u32) -> (u64, u64) {
+    let (a, b, c) = (
+        argument(regs, cookie, 0),
+        argument(regs, cookie, 1),
+        argument(regs, cookie, 2),
+    );
+    match cookie::kind(cookie) {
         kind::CALLOC => (product(a, b), 0),
         kind::REALLOC => (b, a),
         kind::REALLOCARRAY => (product(b, c), a),
@@ -183,19 +207,23 @@ fn finished_call(stats: &mut Stats, key: ThreadKey, thread: &Thread, result: u64
     let reallocates = matches!(thread.kind, kind::REALLOC | kind::REALLOCARRAY) && thread.ptr != 0;
     let addr = match thread.kind {
         kind::POSIX_MEMALIGN if result != 0 => 0,
-        kind::POSIX_MEMALIGN => match read::user_word(thread.ptr) {
-            Some(addr) => addr,
-            None => {
+        kind::POSIX_MEMALIGN => {
+            let mut addr = 0;
+            if !read::user_word(&mut addr, thread.ptr) {
                 stats.result_faults += 1;
-                0
             }
-        },
+            addr
+        }
         _ => result,
     };
     if addr == 0 && !reallocates && thread.kind != kind::CALIBRATE_RETURN {
         return None;
     }
-    let event_kind = if reallocates { event::REALLOC_RETURN } else { event::ALLOC };
+    let event_kind = if reallocates {
+        event::REALLOC_RETURN
+    } else {
+        event::ALLOC
+    };
     Some(Event {
         kind_and_size: Event::pack(event_kind, thread.size),
         tgid: key.tgid(),

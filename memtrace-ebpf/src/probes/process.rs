@@ -46,9 +46,15 @@ fn process_fork(ctx: RawTracePointContext) -> i32 {
     let shares_memory = mm_of(parent) == mm_of(child);
     let follows = process.flags & PROCESS_FOLLOW != 0;
     if follows {
-        let copy = Process { maps_requested: 0, ..*process };
+        let copy = Process {
+            maps_requested: 0,
+            ..*process
+        };
         if PROCESSES.insert(child_tgid, copy, 0).is_err() {
-            warn!(&ctx, "no room to follow process {}, child of {}", child_tgid, parent_tgid);
+            warn!(
+                &ctx,
+                "no room to follow process {}, child of {}", child_tgid, parent_tgid
+            );
         }
     }
     if follows || shares_memory {
@@ -61,8 +67,11 @@ fn process_fork(ctx: RawTracePointContext) -> i32 {
         };
         emit::event(stats, &fork);
     }
-    let flags = if shares_memory { NOTICE_SHARES_MEMORY } else { 0 }
-        | if follows { NOTICE_FOLLOWED } else { 0 };
+    let flags = if shares_memory {
+        NOTICE_SHARES_MEMORY
+    } else {
+        0
+    } | if follows { NOTICE_FOLLOWED } else { 0 };
     notify(stats, notice::FORKED, child_tgid, parent_tgid, flags, child);
     0
 }
@@ -82,8 +91,12 @@ fn process_exec(ctx: RawTracePointContext) -> i32 {
     // SAFETY: as above.
     let known = unsafe { PROCESSES.get(tgid) };
     if let Some(process) = known {
-        let fresh = Process { mapping_count: 0, maps_requested: 0, ..*process };
-        if PROCESSES.insert(tgid, fresh, 0).is_ok() && process.flags & PROCESS_TRACED != 0 {
+        let fresh = Process {
+            mapping_count: 0,
+            maps_requested: 0,
+            ..*process
+        };
+        if PROCESSES.insert(tgid, fresh, 0).is_ok() && fresh.flags & PROCESS_TRACED != 0 {
             emit_change(stats, event::EXEC, tgid);
         }
     }
@@ -124,8 +137,7 @@ fn process_rename(ctx: RawTracePointContext) -> i32 {
     }
     let (task, name): (u64, u64) = (ctx.arg(0), ctx.arg(1));
     let offsets = OFFSETS.load();
-    let (Some(tgid), Some(tid)) =
-        (tgid_of(task), read::kernel::<u32>(task, offsets.task_pid))
+    let (Some(tgid), Some(tid)) = (tgid_of(task), read::kernel::<u32>(task, offsets.task_pid))
     else {
         return 0;
     };
@@ -180,7 +192,14 @@ fn emit_change(stats: &mut Stats, kind: u8, tgid: u32) {
 #[inline(always)]
 fn notify(stats: &mut Stats, kind: u32, tgid: u32, parent: u32, flags: u32, task: u64) {
     let comm = string_at(task.wrapping_add(u64::from(OFFSETS.load().task_comm)));
-    let notice = Notice { kind, tgid, parent, flags, addr: 0, comm };
+    let notice = Notice {
+        kind,
+        tgid,
+        parent,
+        flags,
+        addr: 0,
+        comm,
+    };
     emit::notice(stats, &notice);
 }
 
@@ -190,7 +209,11 @@ fn string_at(addr: u64) -> [u8; COMM_LENGTH] {
     let mut comm = [0; COMM_LENGTH];
     // SAFETY: the length is that of the destination. A failure leaves an empty name.
     let _ = unsafe {
-        bpf_probe_read_kernel_str(comm.as_mut_ptr().cast(), COMM_LENGTH as u32, addr as *const _)
+        bpf_probe_read_kernel_str(
+            comm.as_mut_ptr().cast(),
+            COMM_LENGTH as u32,
+            addr as *const _,
+        )
     };
     comm
 }

@@ -47,10 +47,18 @@ fn send(walk: &mut Walk, id: u64) -> bool {
     if size > MAX_RECORD {
         return false;
     }
-    let ring = (&raw const STACKS).cast::<bpf_map_def>().cast_mut().cast::<c_void>();
+    let ring = (&raw const STACKS)
+        .cast::<bpf_map_def>()
+        .cast_mut()
+        .cast::<c_void>();
     // SAFETY: the record is the tail of a scratch slot, which holds `MAX_RECORD` bytes from there on.
     let error = unsafe {
-        bpf_ringbuf_output(ring, record.cast_mut().cast(), size, u64::from(BPF_RB_NO_WAKEUP))
+        bpf_ringbuf_output(
+            ring,
+            record.cast_mut().cast(),
+            size,
+            u64::from(BPF_RB_NO_WAKEUP),
+        )
     };
     error == 0
 }

@@ -25,9 +25,17 @@ use crate::{
 pub(super) fn find<const FIND_VMA: bool>(walk: &mut Walk, addr: u64) -> Result<(), u8> {
     if let Some(mapping) = known(walk, addr) {
         walk.mapping = *mapping;
-        return if mapping.object != 0 { Ok(()) } else { Err(mapping.reason as u8) };
+        return if mapping.object != 0 {
+            Ok(())
+        } else {
+            Err(mapping.reason as u8)
+        };
     }
-    let found = if FIND_VMA { ask_kernel(walk, addr) } else { Err(stack::CUT_NOT_LOADED) };
+    let found = if FIND_VMA {
+        ask_kernel(walk, addr)
+    } else {
+        Err(stack::CUT_NOT_LOADED)
+    };
     request_refresh(walk.event.tgid, addr);
     found
 }
@@ -129,19 +137,26 @@ unsafe extern "C" fn on_vma(_task: *mut c_void, vma: *mut c_void, found: *mut Vm
     ) else {
         return 0;
     };
-    found.key = FileKey { dev: u64::from(dev), ino };
+    found.key = FileKey {
+        dev: u64::from(dev),
+        ino,
+    };
     0
 }
 
 /// Computes the mapping's bias from the segment that holds `addr`.
 #[inline(always)]
 fn place(walk: &mut Walk, vma: &Vma, object: &Object, addr: u64) -> Option<()> {
-    let file_off = addr.wrapping_sub(vma.start).wrapping_add(vma.page_offset << 12);
+    let file_off = addr
+        .wrapping_sub(vma.start)
+        .wrapping_add(vma.page_offset << 12);
     for index in 0..MAX_SEGMENTS {
         let segment = &object.segments[index];
         if file_off.wrapping_sub(segment.file_off) < segment.size {
             // rel = file_off - segment.file_off + segment.rel, and bias = addr - rel.
-            let rel = file_off.wrapping_sub(segment.file_off).wrapping_add(segment.rel);
+            let rel = file_off
+                .wrapping_sub(segment.file_off)
+                .wrapping_add(segment.rel);
             walk.mapping.start = vma.start;
             walk.mapping.end = vma.end;
             walk.mapping.bias = addr.wrapping_sub(rel);

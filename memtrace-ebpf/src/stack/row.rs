@@ -29,10 +29,13 @@ pub(super) fn apply(walk: &mut Walk, addr: u64) -> Step {
     let cfa = match row_kind(row) {
         unwind::ROW_RSP => walk.sp + words,
         unwind::ROW_RBP => walk.bp + words,
-        unwind::ROW_CFA_AT_RBP => match walk.stack_word(walk.bp.wrapping_sub(words)) {
-            Some(cfa) => cfa,
-            None => return walk.cut(stack::CUT_READ_FAULT, walk.pc),
-        },
+        unwind::ROW_CFA_AT_RBP => {
+            let mut cfa = 0;
+            if !realigned(walk, words, &mut cfa) {
+                return walk.cut(stack::CUT_READ_FAULT, walk.pc);
+            }
+            cfa
+        }
         unwind::ROW_PLT_11 => walk.sp + 8 + if addr & 15 >= 11 { 8 } else { 0 },
         unwind::ROW_PLT_10 => walk.sp + 8 + if addr & 15 >= 10 { 8 } else { 0 },
         unwind::ROW_SIGNAL => return signal_frame(walk),
@@ -41,6 +44,19 @@ pub(super) fn apply(walk: &mut Walk, addr: u64) -> Step {
         _ => return walk.cut(stack::CUT_NO_ROW, walk.pc),
     };
     to_caller(walk, cfa, row_rbp_words(row))
+}
+
+/// Reads the CFA of a frame that has realigned its stack, saved `distance` bytes below rbp. The caller's rbp is where rbp
+/// points: its distance from the CFA is not known, so it is restored here.
+#[inline(always)]
+fn realigned(walk: &mut Walk, distance: u64, cfa: &mut u64) -> bool {
+    let frame = walk.bp;
+    let mut bp = 0;
+    if !walk.stack_word(cfa, frame.wrapping_sub(distance)) || !walk.stack_word(&mut bp, frame) {
+        return false;
+    }
+    walk.bp = bp;
+    true
 }
 
 /// Restores rbp and the return address from the frame that ends at `cfa`.
@@ -52,14 +68,16 @@ fn to_caller(walk: &mut Walk, cfa: u64, rbp_words: i8) -> Step {
     }
     // rbp first: it lies below the return address, so a window that begins with it holds both.
     if rbp_words != 0 {
-        match walk.stack_word(cfa.wrapping_add((8 * i64::from(rbp_words)) as u64)) {
-            Some(bp) => walk.bp = bp,
-            None => return walk.cut(stack::CUT_READ_FAULT, walk.pc),
+        let mut bp = 0;
+        if !walk.stack_word(&mut bp, cfa.wrapping_add((8 * i64::from(rbp_words)) as u64)) {
+            return walk.cut(stack::CUT_READ_FAULT, walk.pc);
         }
+        walk.bp = bp;
     }
-    let Some(pc) = walk.stack_word(cfa - 8) else {
+    let mut pc = 0;
+    if !walk.stack_word(&mut pc, cfa - 8) {
         return walk.cut(stack::CUT_READ_FAULT, walk.pc);
-    };
+    }
     walk.pc = pc;
     walk.sp = cfa;
     walk.exact = 0;
@@ -70,13 +88,13 @@ fn to_caller(walk: &mut Walk, cfa: u64, rbp_words: i8) -> Step {
 #[inline(always)]
 fn signal_frame(walk: &mut Walk) -> Step {
     let context = walk.sp;
-    let (Some(bp), Some(sp), Some(pc)) = (
-        walk.stack_word(context + UCONTEXT_RBP),
-        walk.stack_word(context + UCONTEXT_RSP),
-        walk.stack_word(context + UCONTEXT_RIP),
-    ) else {
+    let (mut bp, mut sp, mut pc) = (0, 0, 0);
+    let readable = walk.stack_word(&mut bp, context + UCONTEXT_RBP)
+        && walk.stack_word(&mut sp, context + UCONTEXT_RSP)
+        && walk.stack_word(&mut pc, context + UCONTEXT_RIP);
+    if !readable {
         return walk.cut(stack::CUT_READ_FAULT, walk.pc);
-    };
+    }
     walk.bp = bp;
     walk.sp = sp;
     walk.pc = pc;

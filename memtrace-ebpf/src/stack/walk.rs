@@ -96,11 +96,14 @@ impl Walk {
             return self.cut(stack::CUT_DEPTH, self.pc);
         }
         // A return address may be the first byte behind its function.
-        let lookup = if self.exact == 0 { self.pc - 1 } else { self.pc };
-        if lookup < self.mapping.start || lookup >= self.mapping.end {
-            if let Err(reason) = mapping::find::<FIND_VMA>(self, lookup) {
-                return self.cut(reason, self.pc);
-            }
+        let lookup = if self.exact == 0 {
+            self.pc - 1
+        } else {
+            self.pc
+        };
+        let elsewhere = lookup < self.mapping.start || lookup >= self.mapping.end;
+        if elsewhere && let Err(reason) = mapping::find::<FIND_VMA>(self, lookup) {
+            return self.cut(reason, self.pc);
         }
         self.push();
         row::apply(self, lookup)
@@ -130,22 +133,24 @@ impl Walk {
         self.set_count(count as u32 + 1);
     }
 
-    /// Reads a word of the traced stack, through the window where possible.
+    /// Reads a word of the traced stack into `word`, through the window where possible. `false` when it cannot be read.
     #[inline(always)]
-    pub(super) fn stack_word(&mut self, addr: u64) -> Option<u64> {
+    pub(super) fn stack_word(&mut self, word: &mut u64, addr: u64) -> bool {
         let offset = addr.wrapping_sub(self.window_base);
         if offset <= (STACK_WINDOW - 8) as u64 && offset & 7 == 0 {
             let index = ((offset >> 3) as usize) & (WINDOW_WORDS - 1);
             // SAFETY: the index is masked to the array.
-            return Some(unsafe { core::ptr::read_volatile(self.window.as_ptr().add(index)) });
+            *word = unsafe { core::ptr::read_volatile(self.window.as_ptr().add(index)) };
+            return true;
         }
         if read::user_words(&mut self.window, addr) {
             self.window_base = addr;
-            return Some(self.window[0]);
+            *word = self.window[0];
+            return true;
         }
         // The window reaches past the end of the stack, or the word itself is not there.
         self.window_base = 1;
-        read::user_word(addr)
+        read::user_word(word, addr)
     }
 
     /// Final hash of the stack, never 0.

@@ -57,8 +57,15 @@ impl<S: Sink> Drain<S> {
     /// When the system cannot make a thread.
     pub fn spawn(events: Ring, stacks: Ring, sink: S, start: Instant) -> io::Result<Self> {
         let (requests, inbox) = mpsc::channel();
-        let pump = Pump { events, stacks, sink, start };
-        let thread = thread::Builder::new().name("drain".into()).spawn(move || pump.run(&inbox))?;
+        let pump = Pump {
+            events,
+            stacks,
+            sink,
+            start,
+        };
+        let thread = thread::Builder::new()
+            .name("drain".into())
+            .spawn(move || pump.run(&inbox))?;
         Ok(Self { requests, thread })
     }
 
@@ -73,7 +80,9 @@ impl<S: Sink> Drain<S> {
     /// When the thread has panicked.
     pub fn finish(self) -> anyhow::Result<S> {
         drop(self.requests);
-        self.thread.join().map_err(|_| anyhow::anyhow!("the drain's thread has panicked"))
+        self.thread
+            .join()
+            .map_err(|_| anyhow::anyhow!("the drain's thread has panicked"))
     }
 }
 

@@ -9,7 +9,7 @@ use std::{fs, io};
 use memtrace_common::process::KernelOffsets;
 
 /// Where the kernel shows its types.
-pub(crate) const VMLINUX: &str = "/sys/kernel/btf/vmlinux";
+pub const VMLINUX: &str = "/sys/kernel/btf/vmlinux";
 
 const MAGIC: u16 = 0xeb9f;
 const KIND_STRUCT: u32 = 4;
@@ -49,12 +49,20 @@ impl KernelTypes {
 
     /// Indexes a BTF blob.
     fn parse(bytes: Vec<u8>) -> Result<Self, BtfError> {
-        let half = |at: usize| bytes.get(at..at + 2).map(|b| u16::from_le_bytes([b[0], b[1]]));
+        let half = |at: usize| {
+            bytes
+                .get(at..at + 2)
+                .map(|b| u16::from_le_bytes([b[0], b[1]]))
+        };
         if half(0) != Some(MAGIC) {
             return Err(BtfError::Damaged);
         }
         let header = word(&bytes, 4).ok_or(BtfError::Damaged)? as usize;
-        let field = |at| word(&bytes, at).map(|value| value as usize).ok_or(BtfError::Damaged);
+        let field = |at| {
+            word(&bytes, at)
+                .map(|value| value as usize)
+                .ok_or(BtfError::Damaged)
+        };
         let types = header + field(8)?;
         let end = types + field(12)?;
         let strings = header + field(16)?;
@@ -64,7 +72,11 @@ impl KernelTypes {
             records.push(at);
             at += record_size(&bytes, at).ok_or(BtfError::Damaged)?;
         }
-        Ok(Self { bytes, strings, records })
+        Ok(Self {
+            bytes,
+            strings,
+            records,
+        })
     }
 
     /// The number of a kernel function, for a program that calls it.
@@ -97,7 +109,9 @@ impl KernelTypes {
     fn member(&self, structure: &str, member: &str) -> Result<u32, BtfError> {
         let missing = || BtfError::Missing(format!("{structure}.{member}"));
         let (_, at) = self.find(KIND_STRUCT, structure).ok_or_else(missing)?;
-        let bits = self.member_in(at, member, MAX_NESTING).ok_or_else(missing)?;
+        let bits = self
+            .member_in(at, member, MAX_NESTING)
+            .ok_or_else(missing)?;
         Ok(bits / 8)
     }
 
@@ -129,13 +143,17 @@ impl KernelTypes {
 
     /// Number and record of the first type of this kind and name that has content.
     fn find(&self, kind: u32, name: &str) -> Option<(u32, usize)> {
-        self.records.iter().enumerate().skip(1).find_map(|(id, &at)| {
-            let info = word(&self.bytes, at + 4)?;
-            let matches = kind_of(info) == kind
-                && (kind == KIND_FUNC || info & 0xffff != 0)
-                && self.string(word(&self.bytes, at)?)? == name.as_bytes();
-            matches.then_some((id as u32, at))
-        })
+        self.records
+            .iter()
+            .enumerate()
+            .skip(1)
+            .find_map(|(id, &at)| {
+                let info = word(&self.bytes, at + 4)?;
+                let matches = kind_of(info) == kind
+                    && (kind == KIND_FUNC || info & 0xffff != 0)
+                    && self.string(word(&self.bytes, at)?)? == name.as_bytes();
+                matches.then_some((id as u32, at))
+            })
     }
 
     /// The zero-terminated string at an offset of the string section.
@@ -160,12 +178,16 @@ fn record_size(bytes: &[u8], at: usize) -> Option<usize> {
     let info = word(bytes, at + 4)?;
     let count = (info & 0xffff) as usize;
     let tail = match kind_of(info) {
-        1 | 14 | 17 => 4,                          // int, variable, declaration tag
-        3 => 12,                                   // array
+        1 | 14 | 17 => 4,                            // int, variable, declaration tag
+        3 => 12,                                     // array
         KIND_STRUCT | KIND_UNION | 19 => 12 * count, // members; 64-bit enumerators
         6 | 13 | 15 => {
             // enumerators and parameters have 8 bytes, the variables of a section 12
-            if kind_of(info) == 15 { 12 * count } else { 8 * count }
+            if kind_of(info) == 15 {
+                12 * count
+            } else {
+                8 * count
+            }
         }
         0..=20 => 0,
         _ => return None,
@@ -191,8 +213,14 @@ mod tests {
 
     #[test]
     fn damage_is_an_error() {
-        assert!(matches!(KernelTypes::parse(vec![0; 64]), Err(BtfError::Damaged)));
-        assert!(matches!(KernelTypes::parse(Vec::new()), Err(BtfError::Damaged)));
+        assert!(matches!(
+            KernelTypes::parse(vec![0; 64]),
+            Err(BtfError::Damaged)
+        ));
+        assert!(matches!(
+            KernelTypes::parse(Vec::new()),
+            Err(BtfError::Damaged)
+        ));
         let mut bytes = fs::read(VMLINUX).expect("this kernel shows its types");
         bytes.truncate(4096);
         assert!(KernelTypes::parse(bytes).is_err());

@@ -80,7 +80,10 @@ fn thread_cpu_time() -> Duration {
 
 fn attach_to_self(programs: &Programs, kind: u32) -> anyhow::Result<FileLinks> {
     let own = File::open("/proc/self/exe").context("failed to open memtrace's own executable")?;
-    let site = ProbeSite { file_off: file_offset_of(probed as *const () as u64)?, kind };
+    let site = ProbeSite {
+        file_off: file_offset_of(probed as *const () as u64)?,
+        cookie: kind,
+    };
     let pid = Pid(std::process::id());
     link::attach(programs, own.as_fd(), &[site], pid)
         .context("failed to attach a probe to memtrace itself")

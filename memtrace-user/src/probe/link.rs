@@ -7,7 +7,7 @@ use std::{
 };
 
 use anyhow::Context as _;
-use memtrace_common::kind;
+use memtrace_common::{cookie, kind};
 
 use super::{
     program::{ATTACH_MULTI, ATTACH_SESSION, AttachLevel, Programs},
@@ -23,8 +23,8 @@ const UPROBE_PMU: &str = "/sys/bus/event_source/devices/uprobe";
 pub struct ProbeSite {
     /// Offset in the file.
     pub file_off: u64,
-    /// What the function does (`memtrace_common::kind`).
-    pub kind: u32,
+    /// What the function does, and where its arguments are (`memtrace_common::cookie`).
+    pub cookie: u32,
 }
 
 /// The probes of one file in one process; dropping it removes them.
@@ -42,12 +42,17 @@ pub(super) fn attach(
     sites: &[ProbeSite],
     pid: Pid,
 ) -> anyhow::Result<FileLinks> {
+    let sites: Vec<ProbeSite> = sites
+        .iter()
+        .copied()
+        .filter(|site| programs.level.takes(site.cookie))
+        .collect();
     // Through the descriptor: the path may be deleted or belong to another mount namespace.
     let path = OsString::from(format!("/proc/self/fd/{}", file.as_raw_fd()));
     let links = match programs.level {
-        AttachLevel::Session => attach_session(programs, &path, sites, pid)?,
-        AttachLevel::Multi => attach_multi(programs, &path, sites, pid)?,
-        AttachLevel::Single => attach_single(programs, &path, sites, pid)?,
+        AttachLevel::Session => attach_session(programs, &path, &sites, pid)?,
+        AttachLevel::Multi => attach_multi(programs, &path, &sites, pid)?,
+        AttachLevel::Single => attach_single(programs, &path, &sites, pid)?,
     };
     Ok(FileLinks { _links: links })
 }
@@ -60,7 +65,14 @@ fn attach_session(
 ) -> anyhow::Result<Vec<OwnedFd>> {
     let program = programs.session().context("no session program is loaded")?;
     let sites = SiteArrays::of(sites.iter().copied());
-    Ok(vec![sys::link_uprobes(program, ATTACH_SESSION, path, sites.as_slices(), pid, false)?])
+    Ok(vec![sys::link_uprobes(
+        program,
+        ATTACH_SESSION,
+        path,
+        sites.as_slices(),
+        pid,
+        false,
+    )?])
 }
 
 fn attach_multi(
@@ -71,15 +83,33 @@ fn attach_multi(
 ) -> anyhow::Result<Vec<OwnedFd>> {
     let (entry, at_return) = programs.multi().context("no multi programs are loaded")?;
     let all = SiteArrays::of(sites.iter().copied());
-    let returning =
-        SiteArrays::of(sites.iter().copied().filter(|site| kind::takes_return(site.kind)));
+    let returning = SiteArrays::of(
+        sites
+            .iter()
+            .copied()
+            .filter(|site| kind::takes_return(cookie::kind(site.cookie))),
+    );
     let mut links = Vec::new();
     // Returns first: a return without its entry is ignored, an entry without its return is a lost block.
     if !returning.offsets.is_empty() {
         let slices = returning.as_slices();
-        links.push(sys::link_uprobes(at_return, ATTACH_MULTI, path, slices, pid, true)?);
+        links.push(sys::link_uprobes(
+            at_return,
+            ATTACH_MULTI,
+            path,
+            slices,
+            pid,
+            true,
+        )?);
     }
-    links.push(sys::link_uprobes(entry, ATTACH_MULTI, path, all.as_slices(), pid, false)?);
+    links.push(sys::link_uprobes(
+        entry,
+        ATTACH_MULTI,
+        path,
+        all.as_slices(),
+        pid,
+        false,
+    )?);
     Ok(links)
 }
 
@@ -93,10 +123,10 @@ fn attach_single(
     let mut links = Vec::new();
     for site in sites {
         for at_return in [true, false] {
-            if at_return && !kind::takes_return(site.kind) {
+            if at_return && !kind::takes_return(cookie::kind(site.cookie)) {
                 continue;
             }
-            links.push(programs.with_single(site.kind, at_return, |program| {
+            links.push(programs.with_single(site.cookie, at_return, |program| {
                 let event = sys::open_uprobe(pmu, path, site.file_off, pid, at_return)?;
                 sys::run_at(event.as_fd(), program)?;
                 Ok(event)
@@ -110,10 +140,12 @@ fn attach_single(
 fn uprobe_pmu() -> io::Result<(u32, u32)> {
     let number = |file: &str, prefix: &str| {
         let text = fs::read_to_string(format!("{UPROBE_PMU}/{file}"))?;
-        text.trim()
-            .trim_start_matches(prefix)
-            .parse()
-            .map_err(|_| io::Error::new(io::ErrorKind::InvalidData, format!("`{}` in {file}", text.trim())))
+        text.trim().trim_start_matches(prefix).parse().map_err(|_| {
+            io::Error::new(
+                io::ErrorKind::InvalidData,
+                format!("`{}` in {file}", text.trim()),
+            )
+        })
     };
     Ok((number("type", "")?, number("format/retprobe", "config:")?))
 }
@@ -129,7 +161,7 @@ impl SiteArrays {
     fn of(sites: impl Iterator<Item = ProbeSite> + Clone) -> Self {
         Self {
             offsets: sites.clone().map(|site| site.file_off).collect(),
-            cookies: sites.map(|site| u64::from(site.kind)).collect(),
+            cookies: sites.map(|site| u64::from(site.cookie)).collect(),
         }
     }
 

@@ -1,6 +1,9 @@
 //! The maps from the collector's side: rings to drain, tables to fill, counters to read.
 
-use std::{io, os::fd::{AsFd as _, AsRawFd as _, BorrowedFd}};
+use std::{
+    io,
+    os::fd::{AsFd as _, AsRawFd as _, BorrowedFd},
+};
 
 use anyhow::Context as _;
 use aya::{
@@ -31,7 +34,11 @@ impl MappedArray {
         let length = (entries * stride).next_multiple_of(page);
         // SAFETY: the descriptor is a BPF array made with BPF_F_MMAPABLE. The kernel keeps it as long as the mapping;
         // the programs that read it only load whole words.
-        let memory = unsafe { MmapOptions::new().len(length).map_mut(map.fd().as_fd().as_raw_fd())? };
+        let memory = unsafe {
+            MmapOptions::new()
+                .len(length)
+                .map_mut(map.fd().as_fd().as_raw_fd())?
+        };
         Ok(Self { memory, _map: map })
     }
 
@@ -103,7 +110,8 @@ impl std::fmt::Debug for Maps {
 
 /// Takes a map of a loaded object.
 fn take(ebpf: &mut Ebpf, name: &str) -> anyhow::Result<Map> {
-    ebpf.take_map(name).with_context(|| format!("the probe object has no map `{name}`"))
+    ebpf.take_map(name)
+        .with_context(|| format!("the probe object has no map `{name}`"))
 }
 
 impl Rings {
@@ -141,7 +149,10 @@ impl Maps {
     /// # Errors
     /// When the kernel refuses.
     pub fn stats(&self) -> anyhow::Result<Stats> {
-        let per_cpu = self.stats.get(&0, 0).context("failed to read the probes' counters")?;
+        let per_cpu = self
+            .stats
+            .get(&0, 0)
+            .context("failed to read the probes' counters")?;
         let mut sum = Stats::default();
         for stats in per_cpu.iter() {
             combine(&mut sum, stats, u64::wrapping_add);

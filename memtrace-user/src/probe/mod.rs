@@ -5,8 +5,10 @@
 
 mod btf;
 mod calibrate;
+pub mod features;
 mod link;
 mod maps;
+mod memory;
 mod program;
 mod sys;
 mod text;
@@ -14,20 +16,17 @@ mod text;
 use std::{os::fd::BorrowedFd, sync::Arc};
 
 use anyhow::Context as _;
-use aya::{
-    Ebpf, EbpfLoader, VerifierLogLevel,
-    programs::RawTracePoint,
-};
+use aya::{Ebpf, EbpfLoader, VerifierLogLevel, programs::RawTracePoint};
 
+use self::{btf::KernelTypes, maps::map_fd as aya_map_fd, program::Programs, text::Text};
 pub use self::{
-    btf::BtfError,
+    btf::{BtfError, VMLINUX},
     calibrate::Calibration,
     link::{FileLinks, ProbeSite},
     maps::{Arrays, MappedArray, Maps, Ring, Rings},
     program::{AttachLevel, Unwinder},
     text::TextError,
 };
-use self::{btf::KernelTypes, maps::map_fd as aya_map_fd, program::Programs, text::Text};
 use crate::ids::Pid;
 
 /// The probe object, built by this package's build script.
@@ -61,7 +60,7 @@ pub struct ProbeOptions {
 impl Default for ProbeOptions {
     fn default() -> Self {
         Self {
-            event_ring_bytes: 64 << 20,
+            event_ring_bytes: 32 << 20,
             unwind_rows: 1 << 22,
             level: None,
             unwinder: None,
@@ -132,7 +131,10 @@ impl Probes {
     /// When the kernel's types are missing, a map cannot be made, or no form of the programs is accepted; the error says
     /// which forms were tried and why each failed.
     pub fn load(options: &ProbeOptions) -> anyhow::Result<Loaded> {
-        anyhow::ensure!(!OBJECT.is_empty(), "this memtrace was built without probes (MEMTRACE_SKIP_EBPF=1)");
+        anyhow::ensure!(
+            !OBJECT.is_empty(),
+            "this memtrace was built without probes (MEMTRACE_SKIP_EBPF=1)"
+        );
         let types = KernelTypes::of_running_kernel()?;
         let mut ebpf = load_maps(options, &types)?;
         let programs = Arc::new(load_programs(options, &types, &mut ebpf)?);
@@ -142,8 +144,17 @@ impl Probes {
         let arrays = Arrays::take(&mut ebpf)?;
         let calibration = calibrate::measure(&programs, &maps)?;
         maps.begin_counting()?;
-        let probes = Self { calibration, attacher: Attacher { programs }, ebpf };
-        Ok(Loaded { probes, maps, rings, arrays })
+        let probes = Self {
+            calibration,
+            attacher: Attacher { programs },
+            ebpf,
+        };
+        Ok(Loaded {
+            probes,
+            maps,
+            rings,
+            arrays,
+        })
     }
 
     /// What a probe costs here.
@@ -178,6 +189,7 @@ fn load_maps(options: &ProbeOptions, types: &KernelTypes) -> anyhow::Result<Ebpf
         .map_max_entries("PAGES", options.unwind_rows / 4)
         .override_global("OFFSETS", &offsets, true)
         .override_global("WATCH_ALL", &watch_all, true)
+        .override_global("LARGEST_REQUEST", &memory::largest_request(), true)
         .override_global("AYA_LOG_LEVEL", &options.log_level, false)
         .load(OBJECT)
         .context("failed to create the probes' maps")
@@ -189,18 +201,31 @@ fn load_programs(
     types: &KernelTypes,
     ebpf: &mut Ebpf,
 ) -> anyhow::Result<Programs> {
-    let levels = [AttachLevel::Session, AttachLevel::Multi, AttachLevel::Single];
+    let levels = [
+        AttachLevel::Session,
+        AttachLevel::Multi,
+        AttachLevel::Single,
+    ];
     let unwinders = [Unwinder::Loop, Unwinder::TailCall];
     let mut refusals = Vec::new();
-    for level in levels.into_iter().filter(|level| options.level.is_none_or(|only| only == *level)) {
-        for unwinder in unwinders.into_iter().filter(|u| options.unwinder.is_none_or(|only| only == *u)) {
+    for level in levels
+        .into_iter()
+        .filter(|level| options.level.is_none_or(|only| only == *level))
+    {
+        for unwinder in unwinders
+            .into_iter()
+            .filter(|u| options.unwinder.is_none_or(|only| only == *u))
+        {
             match load_form(types, ebpf, level, unwinder) {
                 Ok(programs) => return Ok(programs),
                 Err(error) => refusals.push(format!("{level}, {unwinder}: {error:#}")),
             }
         }
     }
-    anyhow::bail!("the kernel takes no form of the allocator probes\n{}", refusals.join("\n"))
+    anyhow::bail!(
+        "the kernel takes no form of the allocator probes\n{}",
+        refusals.join("\n")
+    )
 }
 
 /// Loads one form and proves on this process that it can be attached.
@@ -212,7 +237,9 @@ fn load_form(
 ) -> anyhow::Result<Programs> {
     let text = Text::parse(OBJECT, ebpf)?;
     let programs = Programs::load(text, types, level, unwinder, |walker| {
-        let map = ebpf.map("TAIL_CALLS").context("the probe object has no map `TAIL_CALLS`")?;
+        let map = ebpf
+            .map("TAIL_CALLS")
+            .context("the probe object has no map `TAIL_CALLS`")?;
         let array = aya_map_fd(map).context("`TAIL_CALLS` is no program array")?;
         sys::set_program(array, 0, walker).context("failed to set the walking program")
     })?;
@@ -240,7 +267,11 @@ mod tests {
     #[test]
     #[ignore = "needs root"]
     fn every_form_loads_and_counts_its_hits() {
-        for level in [AttachLevel::Session, AttachLevel::Multi, AttachLevel::Single] {
+        for level in [
+            AttachLevel::Session,
+            AttachLevel::Multi,
+            AttachLevel::Single,
+        ] {
             for unwinder in [Unwinder::Loop, Unwinder::TailCall] {
                 let options = ProbeOptions {
                     level: Some(level),
@@ -248,7 +279,8 @@ mod tests {
                     ..ProbeOptions::default()
                 };
                 let probes = Probes::load(&options);
-                let loaded = probes.unwrap_or_else(|error| panic!("{level}, {unwinder}: {error:#}"));
+                let loaded =
+                    probes.unwrap_or_else(|error| panic!("{level}, {unwinder}: {error:#}"));
                 assert_eq!(loaded.probes.attacher().level(), level);
                 assert!(!loaded.probes.calibration().entry.is_zero());
             }

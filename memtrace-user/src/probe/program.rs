@@ -11,7 +11,7 @@ use std::{
     sync::Mutex,
 };
 
-use memtrace_common::kind;
+use memtrace_common::{cookie, kind};
 
 use super::{
     btf::KernelTypes,
@@ -34,6 +34,18 @@ pub enum AttachLevel {
     Multi,
     /// One perf event for each entry and each return.
     Single,
+}
+
+impl AttachLevel {
+    /// Whether a function may be probed at this level.
+    ///
+    /// A C++ exception cannot leave a function whose return the kernel has taken: no unwinder gets past the replaced
+    /// return address, and the program is ended. Only sessions can let the return of a call go that is bound to fail, so
+    /// without them a function that throws is left alone.
+    #[must_use]
+    pub fn takes(self, cookie: u32) -> bool {
+        self == Self::Session || cookie & cookie::THROWS == 0
+    }
 }
 
 impl fmt::Display for AttachLevel {
@@ -86,9 +98,15 @@ pub(super) struct Programs {
 #[derive(Debug)]
 enum Forms {
     Session(OwnedFd),
-    Multi { entry: OwnedFd, at_return: OwnedFd },
-    /// Without cookies, one program for each kind and side; loaded when first needed.
-    Single { text: Text, loaded: Mutex<HashMap<(u32, bool), OwnedFd>> },
+    Multi {
+        entry: OwnedFd,
+        at_return: OwnedFd,
+    },
+    /// Where the kernel has no cookies, one program for each and for each side; loaded when first needed.
+    Single {
+        text: Text,
+        loaded: Mutex<HashMap<(u32, bool), OwnedFd>>,
+    },
 }
 
 impl Programs {
@@ -109,7 +127,12 @@ impl Programs {
             }
         };
         let forms = Forms::load(text, types, level, unwinder.program())?;
-        Ok(Self { level, unwinder, forms, _walker: walker })
+        Ok(Self {
+            level,
+            unwinder,
+            forms,
+            _walker: walker,
+        })
     }
 
     /// The session program.
@@ -128,42 +151,65 @@ impl Programs {
         }
     }
 
-    /// Calls `use_program` with the program for one kind and side.
+    /// Calls `use_program` with the program for one cookie and side.
     pub(super) fn with_single<T>(
         &self,
-        kind: u32,
+        cookie: u32,
         at_return: bool,
         use_program: impl FnOnce(BorrowedFd<'_>) -> anyhow::Result<T>,
     ) -> anyhow::Result<T> {
         let Forms::Single { text, loaded } = &self.forms else {
             anyhow::bail!("programs are loaded for level {}", self.level);
         };
-        let mut loaded = loaded.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        let program = match loaded.entry((kind, at_return)) {
+        let mut loaded = loaded
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
+        let program = match loaded.entry((cookie, at_return)) {
             std::collections::hash_map::Entry::Occupied(entry) => entry.into_mut(),
-            std::collections::hash_map::Entry::Vacant(entry) => {
-                entry.insert(load_single(text, self.unwinder.program(), kind, at_return)?)
-            }
+            std::collections::hash_map::Entry::Vacant(entry) => entry.insert(load_single(
+                text,
+                self.unwinder.program(),
+                cookie,
+                at_return,
+            )?),
         };
         use_program(program.as_fd())
     }
 }
 
 impl Forms {
-    fn load(text: Text, types: &KernelTypes, level: AttachLevel, program: &str) -> anyhow::Result<Self> {
+    fn load(
+        text: Text,
+        types: &KernelTypes,
+        level: AttachLevel,
+        program: &str,
+    ) -> anyhow::Result<Self> {
         match level {
             AttachLevel::Session => {
                 let is_return = types
                     .function("bpf_session_is_return")
                     .ok_or_else(|| anyhow::anyhow!("the kernel has no uprobe sessions"))?;
                 let is_return = Replacement::KernelFunction(is_return);
-                Ok(Self::Session(text.load(program, ATTACH_SESSION, Replacement::Cookie, is_return)?))
+                Ok(Self::Session(text.load(
+                    program,
+                    ATTACH_SESSION,
+                    Replacement::Cookie,
+                    is_return,
+                )?))
             }
             AttachLevel::Multi => {
                 let side = |side| {
-                    text.load(program, ATTACH_MULTI, Replacement::Cookie, Replacement::Constant(side))
+                    text.load(
+                        program,
+                        ATTACH_MULTI,
+                        Replacement::Cookie,
+                        Replacement::Constant(side),
+                    )
                 };
-                Ok(Self::Multi { entry: side(0)?, at_return: side(1)? })
+                Ok(Self::Multi {
+                    entry: side(0)?,
+                    at_return: side(1)?,
+                })
             }
             AttachLevel::Single => {
                 let first = load_single(&text, program, kind::FREE, false)?;
@@ -174,9 +220,17 @@ impl Forms {
     }
 }
 
-fn load_single(text: &Text, program: &str, kind: u32, at_return: bool) -> Result<OwnedFd, TextError> {
-    let (kind, side) = (Replacement::Constant(kind), Replacement::Constant(at_return.into()));
-    text.load(program, ATTACH_SINGLE, kind, side)
+fn load_single(
+    text: &Text,
+    program: &str,
+    cookie: u32,
+    at_return: bool,
+) -> Result<OwnedFd, TextError> {
+    let (cookie, side) = (
+        Replacement::Constant(cookie),
+        Replacement::Constant(at_return.into()),
+    );
+    text.load(program, ATTACH_SINGLE, cookie, side)
 }
 
 /// The kernel only lets programs of one attach type call each other.
@@ -186,6 +240,11 @@ fn load_walker(text: &Text, level: AttachLevel) -> Result<OwnedFd, TextError> {
         AttachLevel::Multi => ATTACH_MULTI,
         AttachLevel::Single => ATTACH_SINGLE,
     };
-    // It asks neither for its kind nor for its side.
-    text.load("walk_tail", attach_type, Replacement::Constant(0), Replacement::Constant(0))
+    // It asks neither for its place nor for its side.
+    text.load(
+        "walk_tail",
+        attach_type,
+        Replacement::Constant(0),
+        Replacement::Constant(0),
+    )
 }

@@ -34,7 +34,12 @@ fn bpf_fd(command: bpf_cmd, attr: &bpf_attr) -> io::Result<OwnedFd> {
     // SAFETY: the attribute lives until the call returns and every pointer in it is valid for the length beside it:
     // the callers below build them from slices.
     let fd = unsafe {
-        libc::syscall(libc::SYS_bpf, command as libc::c_int, std::ptr::from_ref(attr), size_of::<bpf_attr>())
+        libc::syscall(
+            libc::SYS_bpf,
+            command as libc::c_int,
+            std::ptr::from_ref(attr),
+            size_of::<bpf_attr>(),
+        )
     };
     if fd < 0 {
         return Err(io::Error::last_os_error());
@@ -98,7 +103,11 @@ pub(super) fn load_btf(btf: &[u8]) -> io::Result<OwnedFd> {
 }
 
 /// Puts a program into a program array.
-pub(super) fn set_program(array: BorrowedFd<'_>, index: u32, program: BorrowedFd<'_>) -> io::Result<()> {
+pub(super) fn set_program(
+    array: BorrowedFd<'_>,
+    index: u32,
+    program: BorrowedFd<'_>,
+) -> io::Result<()> {
     let value = program.as_raw_fd();
     let mut attr = zeroed_attr();
     // SAFETY: as above, for `BPF_MAP_UPDATE_ELEM`.
@@ -115,7 +124,11 @@ pub(super) fn set_program(array: BorrowedFd<'_>, index: u32, program: BorrowedFd
             size_of::<bpf_attr>(),
         )
     };
-    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+    if result < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(())
+    }
 }
 
 /// The part of `bpf_attr` that `BPF_LINK_CREATE` reads for uprobes (include/uapi/linux/bpf.h, `link_create.uprobe_multi`).
@@ -223,7 +236,10 @@ pub(super) fn open_uprobe(
 
 /// Runs a program at every hit of a perf event and switches the event on.
 pub(super) fn run_at(event: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::Result<()> {
-    for (request, argument) in [(PERF_IOC_SET_BPF, program.as_raw_fd()), (PERF_IOC_ENABLE, 0)] {
+    for (request, argument) in [
+        (PERF_IOC_SET_BPF, program.as_raw_fd()),
+        (PERF_IOC_ENABLE, 0),
+    ] {
         // SAFETY: both requests take an integer.
         if unsafe { libc::ioctl(event.as_raw_fd(), request, argument) } < 0 {
             return Err(io::Error::last_os_error());

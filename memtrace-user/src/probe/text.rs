@@ -24,8 +24,9 @@ const OPCODE_MOVE: u8 = 0xb7;
 const SOURCE_KERNEL_FUNCTION: u8 = 2;
 /// Number of the helper `bpf_get_attach_cookie`.
 const HELPER_ATTACH_COOKIE: i32 = 174;
-/// A verifier's log is cut beyond this many bytes.
-const LOG_BYTES: usize = 256 << 10;
+/// The longest verifier's log that 5.10 takes. Kernels before 6.4 end a load whose log does not fit with `ENOSPC`, which
+/// hides the reason.
+const LOG_BYTES: usize = (16 << 20) - 1;
 
 /// What stands for a replaced call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,8 +74,11 @@ impl Text {
         let wrap = |error: Box<dyn std::error::Error + Send + Sync>| TextError::Parse(error);
         let mut object = Object::parse(bytes).map_err(|error| wrap(error.into()))?;
         let btf = load_btf(&mut object);
-        let text_sections: HashSet<usize> =
-            object.functions.keys().map(|(section, _)| *section).collect();
+        let text_sections: HashSet<usize> = object
+            .functions
+            .keys()
+            .map(|(section, _)| *section)
+            .collect();
         let maps: Vec<_> = object
             .maps
             .iter()
@@ -84,9 +88,14 @@ impl Text {
             })
             .collect();
         object
-            .relocate_maps(maps.iter().map(|(name, fd, map)| (name.as_str(), *fd, map)), &text_sections)
+            .relocate_maps(
+                maps.iter().map(|(name, fd, map)| (name.as_str(), *fd, map)),
+                &text_sections,
+            )
             .map_err(|error| wrap(error.into()))?;
-        object.relocate_calls(&text_sections).map_err(|error| wrap(error.into()))?;
+        object
+            .relocate_calls(&text_sections)
+            .map_err(|error| wrap(error.into()))?;
         Ok(Self { object, btf })
     }
 
@@ -95,24 +104,31 @@ impl Text {
         &self,
         name: &str,
         attach_type: u32,
-        kind: Replacement,
+        cookie: Replacement,
         is_return: Replacement,
     ) -> Result<OwnedFd, TextError> {
         let missing = || TextError::NoProgram(name.to_owned());
         let program = self.object.programs.get(name).ok_or_else(missing)?;
-        let function = self.object.functions.get(&program.function_key()).ok_or_else(missing)?;
+        let function = self
+            .object
+            .functions
+            .get(&program.function_key())
+            .ok_or_else(missing)?;
         let mut instructions = function.instructions.clone();
-        replace_calls(&mut instructions, patch::CALL_KIND, kind);
+        replace_calls(&mut instructions, patch::CALL_COOKIE, cookie);
         replace_calls(&mut instructions, patch::CALL_IS_RETURN, is_return);
         let functions = function.func_info.func_info_bytes();
         let load = sys::ProgramLoad {
             name,
             attach_type,
             instructions: &instructions,
-            btf: self
-                .btf
-                .as_ref()
-                .map(|btf| (btf.as_fd(), functions.as_slice(), function.func_info_rec_size as u32)),
+            btf: self.btf.as_ref().map(|btf| {
+                (
+                    btf.as_fd(),
+                    functions.as_slice(),
+                    function.func_info_rec_size as u32,
+                )
+            }),
         };
         // Without a log first: writing one makes the verifier several times slower.
         sys::load_program(&load, &mut []).or_else(|_| {
@@ -136,7 +152,10 @@ fn load_btf(object: &mut Object) -> Option<OwnedFd> {
 /// Replaces every call to the number `call`.
 fn replace_calls(instructions: &mut [bpf_insn], call: u32, replacement: Replacement) {
     for instruction in instructions {
-        if instruction.code != OPCODE_CALL || instruction.src_reg() != 0 || instruction.imm as u32 != call {
+        if instruction.code != OPCODE_CALL
+            || instruction.src_reg() != 0
+            || instruction.imm as u32 != call
+        {
             continue;
         }
         match replacement {
@@ -154,10 +173,11 @@ fn replace_calls(instructions: &mut [bpf_insn], call: u32, replacement: Replacem
     }
 }
 
-/// The last lines of a verifier's log: the reason stands there.
+/// The last lines of a verifier's log: the reason stands there. Behind its end lie remains of paths that the verifier
+/// has found safe and overwritten.
 fn end_of_log(log: &[u8]) -> String {
-    let text = String::from_utf8_lossy(log);
-    let text = text.trim_end_matches('\0').trim_end();
-    let lines: Vec<_> = text.lines().collect();
+    let end = log.iter().position(|byte| *byte == 0).unwrap_or(log.len());
+    let text = String::from_utf8_lossy(&log[..end]);
+    let lines: Vec<_> = text.trim_end().lines().collect();
     lines[lines.len().saturating_sub(12)..].join("\n")
 }

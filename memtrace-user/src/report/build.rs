@@ -11,12 +11,15 @@ use std::{
 
 use super::{
     Measured, ReportOptions, Sort,
-    model::{Filter, Frame, FrameKind, Process, Report, Runtime, RuntimeKind, SCHEMA, Site, State, Tier, Trust},
+    model::{
+        Ended, Filter, Frame, FrameKind, Process, Report, Runtime, RuntimeKind, SCHEMA, Site,
+        State, Tier, Trust,
+    },
 };
 use crate::{
     ids::{Bytes, SiteId},
     resolve::{self, Names, ObjectSource, Resolver, cut_words},
-    snapshot::{BlockFilter, ProcessSnapshot, SiteCounts, Snapshot},
+    snapshot::{BlockFilter, Forgotten, ProcessSnapshot, SiteCounts, Snapshot},
 };
 
 /// What the session knows of a process beyond its blocks.
@@ -37,7 +40,10 @@ pub struct ProcessFacts {
 }
 
 /// What a report is made from.
-#[expect(missing_debug_implementations, reason = "holds trait objects that have none")]
+#[expect(
+    missing_debug_implementations,
+    reason = "holds trait objects that have none"
+)]
 #[derive(Clone, Copy)]
 pub struct Sources<'a> {
     /// The frozen blocks.
@@ -64,7 +70,8 @@ impl Report {
         let snapshot = sources.snapshot;
         let chosen = choose(sources, options, resolver);
         let shown = chosen.iter().flat_map(|process| &process.sites);
-        let stacks = shown.filter_map(|site| snapshot.stacks.get(&site.counts.stack).map(AsRef::as_ref));
+        let stacks =
+            shown.filter_map(|site| snapshot.stacks.get(&site.counts.stack).map(AsRef::as_ref));
         let names = resolver.resolve(stacks, sources.objects);
         let mut processes: Vec<Process> = chosen
             .into_iter()
@@ -79,6 +86,7 @@ impl Report {
             tiers: vec![Tier::Exact],
             sort: options.sort,
             filter: filter(&options.filter),
+            forgotten: forgotten(&snapshot.forgotten),
             trust: Trust::of(sources.measured, snapshot, &processes),
             processes,
         }
@@ -97,10 +105,19 @@ struct ChosenSite {
     counts: SiteCounts,
 }
 
-fn choose<'a>(sources: &Sources<'a>, options: &ReportOptions, resolver: &mut Resolver) -> Vec<Chosen<'a>> {
+fn choose<'a>(
+    sources: &Sources<'a>,
+    options: &ReportOptions,
+    resolver: &mut Resolver,
+) -> Vec<Chosen<'a>> {
     let snapshot = sources.snapshot;
     let all = snapshot.processes.iter().flat_map(|process| &process.sites);
-    let stacks = all.map(|site| (site.stack, snapshot.stacks.get(&site.stack).map(AsRef::as_ref)));
+    let stacks = all.map(|site| {
+        (
+            site.stack,
+            snapshot.stacks.get(&site.stack).map(AsRef::as_ref),
+        )
+    });
     let ids = resolver.site_ids(stacks, sources.objects);
     let choose_of = |process: &'a ProcessSnapshot| {
         let mut sites: HashMap<SiteId, ChosenSite> = HashMap::new();
@@ -115,7 +132,11 @@ fn choose<'a>(sources: &Sources<'a>, options: &ReportOptions, resolver: &mut Res
         let mut sites: Vec<ChosenSite> = sites.into_values().collect();
         sites.sort_unstable_by_key(|site| (Reverse(site_key(&site.counts, options.sort)), site.id));
         sites.truncate(options.top.unwrap_or(total));
-        Chosen { process, sites, total }
+        Chosen {
+            process,
+            sites,
+            total,
+        }
     };
     snapshot.processes.iter().map(choose_of).collect()
 }
@@ -148,14 +169,22 @@ fn process_key(process: &Process, sort: Sort) -> u64 {
 }
 
 fn process(chosen: Chosen<'_>, sources: &Sources<'_>, names: &Names) -> Process {
-    let Chosen { process, sites, total } = chosen;
+    let Chosen {
+        process,
+        sites,
+        total,
+    } = chosen;
     let facts = (sources.facts)(process);
     Process {
         pid: process.pid,
         comm: facts.comm,
         exe: facts.exe,
         generation: facts.generation,
-        state: if process.exited { State::Exited } else { State::Running },
+        state: if process.exited {
+            State::Exited
+        } else {
+            State::Running
+        },
         ended: facts.ended,
         runtime: Runtime {
             kind: RuntimeKind::Native,
@@ -172,9 +201,15 @@ fn process(chosen: Chosen<'_>, sources: &Sources<'_>, names: &Names) -> Process 
         peak_bytes: process.peak_bytes,
         inherited_blocks: process.inherited_blocks,
         superseded_blocks: process.superseded_blocks,
+        folded_blocks: process.folded_blocks,
+        folded_bytes: process.folded_bytes,
+        siteless_blocks: process.siteless_blocks,
         notes: facts.notes,
         sites_total: total,
-        sites: sites.iter().map(|chosen| site(chosen, sources.snapshot, names)).collect(),
+        sites: sites
+            .iter()
+            .map(|chosen| site(chosen, sources.snapshot, names))
+            .collect(),
     }
 }
 
@@ -191,7 +226,9 @@ fn site(chosen: &ChosenSite, snapshot: &Snapshot, names: &Names) -> Site {
         oldest_s: seconds(counts.oldest),
         cut: stack.map_or(Some(STACK_LOST), |stack| cut_words(stack.cut)),
         cut_addr: stack.map(|stack| stack.cut_addr).filter(|&addr| addr != 0),
-        frames: stack.map_or(Vec::new(), |stack| names.frames(stack).flat_map(frames).collect()),
+        frames: stack.map_or(Vec::new(), |stack| {
+            names.frames(stack).flat_map(frames).collect()
+        }),
     }
 }
 
@@ -203,7 +240,7 @@ fn frames(frame: resolve::Frame) -> Vec<Frame> {
         module: frame.module.as_deref().unwrap_or_default().to_owned(),
         file: None,
         line: None,
-        offset: frame.offset,
+        offset: frame.rel.into(),
         inlined: false,
         reason: None,
     };
@@ -230,6 +267,17 @@ fn filter(filter: &BlockFilter) -> Filter {
         min_age_s: (!filter.min_age.is_zero()).then(|| seconds(filter.min_age)),
         min_size_bytes: filter.min_size,
         max_size_bytes: filter.max_size,
+    }
+}
+
+fn forgotten(forgotten: &Forgotten) -> Ended {
+    Ended {
+        processes: forgotten.processes,
+        live_bytes: forgotten.live_bytes,
+        live_blocks: forgotten.live_blocks,
+        allocated_bytes: forgotten.allocated_bytes,
+        allocated_blocks: forgotten.allocated_blocks,
+        unknown_frees: forgotten.unknown_frees,
     }
 }
 

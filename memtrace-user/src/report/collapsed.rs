@@ -50,12 +50,19 @@ fn stack(process: &Process, site: &Site) -> String {
     let cut = site.cut.map(|reason| format!("[cut: {reason}]"));
     let frames = site.frames.iter().rev().map(name);
     let elements = [comm].into_iter().chain(cut).chain(frames);
-    elements.map(|element| plain(&element).into_owned()).collect::<Vec<_>>().join(";")
+    elements
+        .map(|element| plain(&element).into_owned())
+        .collect::<Vec<_>>()
+        .join(";")
 }
 
 fn name(frame: &Frame) -> String {
     if frame.function.is_empty() {
-        let module = if frame.module.is_empty() { "unknown" } else { base_name(&frame.module) };
+        let module = if frame.module.is_empty() {
+            "unknown"
+        } else {
+            base_name(&frame.module)
+        };
         format!("{module}+{:#x}", frame.offset)
     } else {
         frame.function.clone()

@@ -1,17 +1,19 @@
 //! A made-up trace for the tests of this folder: two processes, inlined C++ frames, a cut stack, a lost one.
 
-use std::{
-    collections::HashMap,
-    time::{Duration, UNIX_EPOCH},
-};
+use std::time::{Duration, UNIX_EPOCH};
+
+use memtrace_common::{event, stack, stats::Stats};
 
 use super::{
-    Measured, ReportOptions, Sort,
-    model::{Frame, FrameKind, Process, Report, Runtime, RuntimeKind, Site, State, Tier},
+    Measured, Sort,
+    model::{
+        Ended, Filter, Frame, FrameKind, Process, Report, Runtime, RuntimeKind, SCHEMA, Site,
+        State, Tier, Trust,
+    },
 };
 use crate::{
     ids::{Bytes, Pid, SiteId},
-    snapshot::{BlockFilter, Snapshot},
+    snapshot::Snapshot,
 };
 
 pub(super) const LONG: &str = "std::vector<std::pair<std::basic_string<char, std::char_traits<char>, std::allocator<char> >, int>, \
@@ -68,6 +70,9 @@ pub(super) fn process(pid: u32, comm: &str, sites: Vec<Site>) -> Process {
         peak_bytes: Bytes(15_000_000),
         inherited_blocks: 0,
         superseded_blocks: 0,
+        folded_blocks: 0,
+        folded_bytes: Bytes(0),
+        siteless_blocks: 0,
         notes: Vec::new(),
         sites_total: sites.len() + 7,
         sites,
@@ -77,10 +82,25 @@ pub(super) fn process(pid: u32, comm: &str, sites: Vec<Site>) -> Process {
 fn server() -> Process {
     let inlined = Frame {
         inlined: true,
-        ..frame(LONG, Some(("/usr/include/c++/12/bits/vector.tcc", 439)), "/usr/bin/server", 0x1a2b)
+        ..frame(
+            LONG,
+            Some(("/usr/include/c++/12/bits/vector.tcc", 439)),
+            "/usr/bin/server",
+            0x1a2b,
+        )
     };
-    let outer = frame("Cache::insert(Key const&)", Some(("../src/cache/cache.cpp", 120)), "/usr/bin/server", 0x1a2b);
-    let start = frame("__libc_start_main", None, "/usr/lib/x86_64-linux-gnu/libc.so.6", 0x2724a);
+    let outer = frame(
+        "Cache::insert(Key const&)",
+        Some(("../src/cache/cache.cpp", 120)),
+        "/usr/bin/server",
+        0x1a2b,
+    );
+    let start = frame(
+        "__libc_start_main",
+        None,
+        "/usr/lib/x86_64-linux-gnu/libc.so.6",
+        0x2724a,
+    );
     let unnamed = Frame {
         reason: Some("no symbols: stripped".to_owned()),
         ..frame("", None, "/opt/lib/libplugin.so.3", 0x4711)
@@ -94,59 +114,69 @@ fn server() -> Process {
         cut: Some("stack lost"),
         ..site(0, 100, 2, Vec::new())
     };
-    let main = site(0x9f3c_2d00_1122_3344, 13_002_342, 3201, vec![inlined, outer, start]);
+    let main = site(
+        0x9f3c_2d00_1122_3344,
+        13_002_342,
+        3201,
+        vec![inlined, outer, start],
+    );
     process(4711, "server", vec![main, cut, lost])
 }
 
-/// A trace with losses.
-pub(super) fn report() -> Report {
-    let mut stats = memtrace_common::stats::Stats::default();
-    stats.walked[0] = 119_980;
-    stats.walked[2] = 20;
-    stats.lost[usize::from(memtrace_common::event::ALLOC)] = 7;
-    stats.lost[usize::from(memtrace_common::event::FREE)] = 5;
-    let measured = Measured {
+/// Counters of a trace with losses.
+fn measured() -> Measured {
+    let mut stats = Stats::default();
+    stats.walked[usize::from(stack::CUT_NONE)] = 119_980;
+    stats.walked[usize::from(stack::CUT_NO_MAPPING)] = 20;
+    stats.lost[usize::from(event::ALLOC)] = 7;
+    stats.lost[usize::from(event::FREE)] = 5;
+    Measured {
         stats,
         self_cpu: Duration::from_millis(420),
         self_rss: Bytes(31 << 20),
         target_cpu: Duration::from_millis(12_300),
         target_cost: Duration::from_millis(210),
-    };
+    }
+}
+
+/// A trace with losses.
+pub(super) fn report() -> Report {
+    let mut exited = process(
+        4712,
+        "worker;\u{1b}[31m",
+        vec![site(0x77, 0, 0, Vec::new())],
+    );
+    exited.state = State::Exited;
+    exited.ended = Some("was ended by signal 9".to_owned());
+    exited.notes = vec!["libfoo.so: not an ELF file".to_owned()];
+    exited.folded_blocks = 12_000;
+    exited.folded_bytes = Bytes(40 << 20);
+    let mut quiet = process(1, "init", Vec::new());
+    quiet.unknown_frees = 0;
     let snapshot = Snapshot {
-        elapsed: Duration::from_millis(35_012),
         events: 1_204_118,
         distinct_stacks: 310,
         ..Snapshot::default()
     };
-    let exited = Process {
-        state: State::Exited,
-        ended: Some("killed by signal 9".to_owned()),
-        notes: vec!["libfoo.so: not an ELF file".to_owned()],
-        ..process(4712, "worker;\u{1b}[31m", vec![site(0x77, 0, 0, vec![frame("main", None, "/usr/bin/worker", 9)])])
-    };
-    let mut quiet = process(1, "init", Vec::new());
-    quiet.unknown_frees = 0;
-    with_processes(&snapshot, &measured, vec![server(), exited, quiet])
+    with_processes(vec![server(), exited, quiet], &snapshot, &measured())
 }
 
-pub(super) fn with_processes(snapshot: &Snapshot, measured: &Measured, processes: Vec<Process>) -> Report {
-    let mut report = Report::build(
-        &super::Sources {
-            snapshot,
-            facts: &|_| super::ProcessFacts::default(),
-            objects: &HashMap::new(),
-            measured,
-            time: UNIX_EPOCH + Duration::from_millis(1_790_000_000_123),
-            is_final: true,
-        },
-        &ReportOptions {
-            sort: Sort::LiveBytes,
-            top: Some(10),
-            filter: BlockFilter::default(),
-        },
-        &mut crate::resolve::Resolver::new(crate::resolve::ResolveOptions::default()),
-    );
-    report.trust = super::model::Trust::of(measured, snapshot, &processes);
-    report.processes = processes;
-    report
+/// A final report on processes.
+pub(super) fn with_processes(
+    processes: Vec<Process>,
+    snapshot: &Snapshot,
+    measured: &Measured,
+) -> Report {
+    Report {
+        schema: SCHEMA,
+        time: UNIX_EPOCH + Duration::from_millis(1_790_000_000_123),
+        elapsed_s: 35.012,
+        is_final: true,
+        tiers: vec![Tier::Exact],
+        sort: Sort::LiveBytes,
+        filter: Filter::default(),
+        forgotten: Ended::default(),
+        trust: Trust::of(measured, snapshot, &processes),
+        processes,
+    }
 }

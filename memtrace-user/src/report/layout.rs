@@ -13,7 +13,13 @@ pub(super) fn width(text: &str) -> usize {
 /// A text without characters that would move the cursor or speak to the terminal: names come from other
 /// people's processes.
 pub(super) fn printable(text: &str) -> String {
-    let replace = |character: char| if character.is_control() { '?' } else { character };
+    let replace = |character: char| {
+        if character.is_control() {
+            '?'
+        } else {
+            character
+        }
+    };
     text.chars().map(replace).collect()
 }
 
@@ -25,7 +31,11 @@ pub(super) fn shorten(text: &str, columns: usize) -> String {
     let room = columns.saturating_sub(1);
     let tail = last_columns(text, room / 2);
     let head = first_columns(text, room - width(tail));
-    if columns == 0 { String::new() } else { format!("{head}{ELLIPSIS}{tail}") }
+    if columns == 0 {
+        String::new()
+    } else {
+        format!("{head}{ELLIPSIS}{tail}")
+    }
 }
 
 /// The longest beginning that fits into `columns`.
@@ -77,7 +87,12 @@ pub(super) struct Indent {
 
 /// Joins parts with `separator`, and begins a new line before a part that does not fit. A part wider than a line is
 /// broken between words; a word wider than a line is shortened.
-pub(super) fn flow(parts: &[String], separator: &str, indent: Indent, columns: usize) -> Vec<String> {
+pub(super) fn flow(
+    parts: &[String],
+    separator: &str,
+    indent: Indent,
+    columns: usize,
+) -> Vec<String> {
     let mut lines = Lines {
         indent,
         columns,
@@ -109,7 +124,11 @@ struct Lines {
 
 impl Lines {
     fn indentation(&self) -> usize {
-        if self.done.is_empty() { self.indent.first } else { self.indent.rest }
+        if self.done.is_empty() {
+            self.indent.first
+        } else {
+            self.indent.rest
+        }
     }
 
     fn room(&self) -> usize {
@@ -169,7 +188,7 @@ mod tests {
         #[test]
         fn hard_wrapping_loses_nothing(text in "\\PC{0,60}", columns in 2_usize..60) {
             let lines = hard_wrap(&text, columns);
-            prop_assert_eq!(lines.concat(), text);
+            prop_assert_eq!(lines.concat(), text.as_str());
             prop_assert!(lines.iter().all(|line| width(line) <= columns));
         }
 

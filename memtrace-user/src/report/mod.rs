@@ -17,6 +17,8 @@ pub mod units;
 
 #[cfg(test)]
 mod fixture;
+#[cfg(test)]
+mod tests;
 
 use std::{
     fmt,

@@ -33,8 +33,27 @@ pub struct Report {
     pub filter: Filter,
     /// Every process seen, the ones with most first.
     pub processes: Vec<Process>,
+    /// The sum of ended processes that are no longer listed, the oldest ones first.
+    pub forgotten: Ended,
     /// How far the numbers can be trusted and what they cost.
     pub trust: Trust,
+}
+
+/// The sum of some ended processes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Ended {
+    /// How many.
+    pub processes: u64,
+    /// Requested bytes that were live at their ends.
+    pub live_bytes: Bytes,
+    /// Blocks that were live at their ends.
+    pub live_blocks: u64,
+    /// Requested bytes they allocated.
+    pub allocated_bytes: Bytes,
+    /// Blocks they allocated.
+    pub allocated_blocks: u64,
+    /// Frees of blocks that were not known.
+    pub unknown_frees: u64,
 }
 
 /// How an allocation came to be known.
@@ -91,6 +110,12 @@ pub struct Process {
     pub inherited_blocks: u64,
     /// Blocks whose address was handed out again: their free was lost.
     pub superseded_blocks: u64,
+    /// Blocks that are only counted in `allocated_blocks`, not followed: the memory limit was reached.
+    pub folded_blocks: u64,
+    /// Requested bytes of these.
+    pub folded_bytes: Bytes,
+    /// Blocks whose site is not known because the limit of sites was reached.
+    pub siteless_blocks: u64,
     /// What is out of the ordinary about tracing it.
     pub notes: Vec<String>,
     /// Sites there are; `sites` may hold fewer.
@@ -249,6 +274,10 @@ pub struct Losses {
     pub notices: u64,
     /// Records that could not be decoded.
     pub malformed: u64,
+    /// Events of processes beyond the limit of processes.
+    pub refused_events: u64,
+    /// Stacks beyond the limit of stacks.
+    pub dropped_stacks: u64,
 }
 
 fn rfc3339<S: Serializer>(time: &SystemTime, serializer: S) -> Result<S::Ok, S::Error> {

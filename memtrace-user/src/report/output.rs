@@ -121,7 +121,10 @@ impl Output {
 
     fn bytes(&mut self, report: &Report) -> Result<Vec<u8>, OutputError> {
         let mut bytes = Vec::new();
-        if self.written > 0 && self.format != Format::Json && !matches!(self.sink, Sink::Terminal { .. }) {
+        if self.written > 0
+            && self.format != Format::Json
+            && !matches!(self.sink, Sink::Terminal { .. })
+        {
             bytes.push(b'\n');
         }
         // Nothing but the serializer can fail when the bytes go to memory.
@@ -132,7 +135,11 @@ impl Output {
         })?;
         if let Sink::Terminal { drawn } = &mut self.sink {
             let mut frame = erase(*drawn).into_bytes();
-            *drawn = if report.is_final { 0 } else { count_lines(&bytes) };
+            *drawn = if report.is_final {
+                0
+            } else {
+                count_lines(&bytes)
+            };
             frame.append(&mut bytes);
             bytes = frame;
         }
@@ -225,16 +232,108 @@ fn terminal_size() -> Option<(usize, usize)> {
 
 /// Columns that the user wants where there is no terminal.
 fn columns_wanted() -> Option<usize> {
-    std::env::var("COLUMNS").ok()?.parse().ok().filter(|&columns| columns > 0)
+    std::env::var("COLUMNS")
+        .ok()?
+        .parse()
+        .ok()
+        .filter(|&columns| columns > 0)
 }
 
-/// The path of an error's file, for hints.
 impl OutputError {
-    /// What could not be written.
+    /// The file, for hints.
     #[must_use]
     pub fn path(&self) -> &Path {
         match self {
             Self::Create { path, .. } | Self::Write { path, .. } => path,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::report::fixture;
+
+    fn to_file(path: &Path, format: Format) -> Output {
+        Output::open(&Destination::File(path.to_owned()), format).unwrap()
+    }
+
+    fn written(format: Format, count: usize) -> String {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("report");
+        std::fs::write(&path, "what was there before").unwrap();
+        let mut output = to_file(&path, format);
+        for _ in 0..count {
+            assert_eq!(output.write(&fixture::report()).unwrap(), Delivery::Written);
+        }
+        std::fs::read_to_string(path).unwrap()
+    }
+
+    #[test]
+    fn reports_follow_each_other() {
+        assert_eq!(written(Format::Json, 2).lines().count(), 2);
+        let one = written(Format::Collapsed, 1);
+        assert_eq!(written(Format::Collapsed, 3), [one.as_str(); 3].join("\n"));
+        let one = written(Format::Table, 1);
+        assert_eq!(written(Format::Table, 2), format!("{one}\n{one}"));
+    }
+
+    #[test]
+    fn a_full_disk_is_an_error_once_and_then_reports_go_to_standard_output() {
+        let mut report = fixture::report();
+        report.is_final = false;
+        let mut output = to_file(Path::new("/dev/full"), Format::Json);
+        let error = output.write(&report).unwrap_err();
+        assert_eq!(error.path(), Path::new("/dev/full"));
+        let OutputError::Write { source, .. } = error else {
+            panic!("{error}")
+        };
+        assert_eq!(source.kind(), io::ErrorKind::StorageFull);
+        assert!(matches!(output.sink, Sink::Pipe));
+    }
+
+    #[test]
+    fn a_reader_that_has_gone_is_no_error() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("pipe");
+        nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        let opened = path.clone();
+        let reader = std::thread::spawn(move || drop(File::open(opened)));
+        let mut output = to_file(&path, Format::Table);
+        reader.join().unwrap();
+        assert_eq!(
+            output.write(&fixture::report()).unwrap(),
+            Delivery::ReaderGone
+        );
+    }
+
+    #[test]
+    fn a_path_that_cannot_be_made_is_told() {
+        let error =
+            Output::open(&Destination::File("/no/such/folder/x".into()), Format::Json).unwrap_err();
+        assert_eq!(error.to_string(), "failed to create `/no/such/folder/x`");
+    }
+
+    #[test]
+    fn on_a_terminal_a_live_report_replaces_the_one_before() {
+        let mut live = fixture::report();
+        live.is_final = false;
+        let mut output = Output {
+            sink: Sink::Terminal { drawn: 0 },
+            format: Format::Table,
+            written: 0,
+        };
+        let first = String::from_utf8(output.bytes(&live).unwrap()).unwrap();
+        assert!(first.starts_with("memtrace report"));
+        let second = String::from_utf8(output.bytes(&live).unwrap()).unwrap();
+        let erase = format!("\u{1b}[{}F\u{1b}[J", first.lines().count());
+        assert_eq!(second, format!("{erase}{first}"));
+        let last = String::from_utf8(output.bytes(&fixture::report()).unwrap()).unwrap();
+        assert!(last.starts_with(&erase) && last.contains("memtrace final report"));
+        assert!(
+            !String::from_utf8(output.bytes(&live).unwrap())
+                .unwrap()
+                .contains('\u{1b}')
+        );
     }
 }

@@ -13,16 +13,16 @@ use std::{
 
 use super::{
     Render, Report, Sort,
-    layout::{Indent, base_name, first_columns, flow, printable, width},
-    model::{Filter, Process, Site, State, Trust},
-    row::Row,
+    layout::{Indent, base_name, first_columns, flow, printable},
+    model::{Ended, Filter, Process, Site, State, Trust},
+    row,
     units::{Age, Count, Counted, Seconds, Share, Size},
 };
 
 /// Narrower terminals get lines of this width.
 const MIN_WIDTH: usize = 40;
-/// The name column is no wider than this, so that one long name does not push all places out of sight.
-const MAX_NAME_COLUMN: usize = 64;
+/// A site's number ends here.
+const RANK_WIDTH: usize = 4;
 /// Where frames begin.
 const FRAME_INDENT: usize = 7;
 const SEPARATOR: &str = " · ";
@@ -63,28 +63,51 @@ struct Page {
 impl Page {
     fn body(&self, report: &Report) -> Vec<String> {
         let mut lines = self.head(report);
-        let (busy, quiet): (Vec<_>, Vec<_>) = report.processes.iter().partition(|process| is_worth_telling(process));
+        let (busy, quiet): (Vec<_>, Vec<_>) = report
+            .processes
+            .iter()
+            .partition(|process| is_worth_telling(process));
         for process in &busy {
             lines.push(String::new());
             lines.extend(self.process(process));
         }
         if !quiet.is_empty() {
             lines.push(String::new());
-            let more = if busy.is_empty() { "" } else { " more" };
-            lines.extend(self.flow(
-                &[format!(
-                    "{}{more} without an allocation since attach",
-                    Counted(quiet.len() as u64, "process")
-                )],
-                0,
-            ));
+            let noun = if busy.is_empty() {
+                "process"
+            } else {
+                "more process"
+            };
+            let quiet = Counted(quiet.len() as u64, noun);
+            lines.extend(self.flow(&[format!("{quiet} without an allocation since attach")], 0));
         }
+        lines.extend(self.forgotten(&report.forgotten));
         lines.push(String::new());
         lines
     }
 
+    fn forgotten(&self, ended: &Ended) -> Vec<String> {
+        if ended.processes == 0 {
+            return Vec::new();
+        }
+        let sum = format!(
+            "{} more ended before: {} live in {} at their ends",
+            Counted(ended.processes, "process"),
+            Size(ended.live_bytes),
+            Counted(ended.live_blocks, "block")
+        );
+        [String::new()]
+            .into_iter()
+            .chain(self.flow(&[sum], 2))
+            .collect()
+    }
+
     fn head(&self, report: &Report) -> Vec<String> {
-        let kind = if report.is_final { "final report" } else { "report" };
+        let kind = if report.is_final {
+            "final report"
+        } else {
+            "report"
+        };
         let elapsed = Duration::try_from_secs_f64(report.elapsed_s).unwrap_or_default();
         self.flow(
             &[
@@ -101,10 +124,14 @@ impl Page {
     fn process(&self, process: &Process) -> Vec<String> {
         let mut lines = self.flow(&identity(process), 2);
         lines.extend(self.flow_from(&totals(process), 2, 4));
-        for note in &process.notes {
+        for note in own_notes(process).iter().chain(&process.notes) {
             lines.extend(self.flow_from(&[format!("note: {}", printable(note))], 2, 4));
         }
-        let shown: Vec<&Site> = process.sites.iter().filter(|site| self.key(site) > 0.0).collect();
+        let shown: Vec<&Site> = process
+            .sites
+            .iter()
+            .filter(|site| self.key(site) > 0.0)
+            .collect();
         for (index, site) in shown.iter().enumerate() {
             lines.push(String::new());
             lines.extend(self.site(index + 1, site, process));
@@ -112,7 +139,11 @@ impl Page {
         let hidden = process.sites_total - process.sites.len();
         if hidden > 0 {
             lines.push(String::new());
-            lines.extend(self.flow_from(&[format!("and {}", Counted(hidden as u64, "more site"))], 2, 4));
+            lines.extend(self.flow_from(
+                &[format!("and {}", Counted(hidden as u64, "more site"))],
+                2,
+                4,
+            ));
         }
         lines
     }
@@ -135,58 +166,91 @@ impl Page {
             Share::of(site.live_bytes.0, process.live_bytes.0)
         );
         let oldest = Duration::try_from_secs_f64(site.oldest_s).unwrap_or_default();
-        let oldest = if site.live_blocks > 0 { format!("oldest {}", Age(oldest)) } else { String::new() };
+        let oldest = if site.live_blocks > 0 {
+            format!("oldest {}", Age(oldest))
+        } else {
+            String::new()
+        };
         let allocated = format!(
             "allocated {} in {}",
             Size(site.allocated_bytes),
             Counted(site.allocated_blocks, "block")
         );
-        let rank = format!("{number:>4}  {live}");
-        // The rank is aligned by leading spaces, which `flow` would drop.
-        let parts = [rank.trim_start().to_owned(), oldest, allocated, format!("site {}", site.site)];
-        let mut lines = self.flow_from(&parts, width(&rank) - width(rank.trim_start()), FRAME_INDENT);
+        let number = number.to_string();
+        let indent = RANK_WIDTH.saturating_sub(number.len());
+        let rank = format!("{number}  {live}");
+        let parts = [rank, oldest, allocated, format!("site {}", site.site)];
+        let mut lines = self.flow_from(&parts, indent, FRAME_INDENT);
         lines.extend(self.stack(site));
         if let Some(reason) = site.cut {
-            let place = site.cut_addr.map_or(String::new(), |addr| format!(" at {addr:#x}"));
-            lines.extend(self.flow_from(&[format!("[cut: {reason}]{place}")], FRAME_INDENT, FRAME_INDENT + 2));
+            let place = site
+                .cut_addr
+                .map_or(String::new(), |addr| format!(" at {addr:#x}"));
+            lines.extend(self.flow_from(
+                &[format!("[cut: {reason}]{place}")],
+                FRAME_INDENT,
+                FRAME_INDENT + 2,
+            ));
         }
         lines
     }
 
     fn stack(&self, site: &Site) -> Vec<String> {
-        let room = self.columns.saturating_sub(FRAME_INDENT);
-        let rows: Vec<Row> = site.frames.iter().map(|frame| Row::of(frame, room)).collect();
-        let column = rows.iter().map(|row| row.name_width(room)).max().unwrap_or(0).min(MAX_NAME_COLUMN);
-        rows.iter()
-            .flat_map(|row| row.lines(column, room))
+        let lines = row::stack(&site.frames, self.columns.saturating_sub(FRAME_INDENT));
+        lines
+            .iter()
             .map(|line| format!("{:FRAME_INDENT$}{line}", ""))
             .collect()
     }
 
     fn trust(&self, trust: &Trust) -> Vec<String> {
         let causes = trust.lost.causes();
-        let lost = format!("{} lost{}", Counted(trust.lost_events, "event"), in_brackets(&causes));
+        let events = format!(
+            "{}, {} lost{}",
+            Counted(trust.events, "event"),
+            Count(trust.lost_events),
+            in_brackets(&causes)
+        );
         let shares = |counts: &mut dyn Iterator<Item = (&str, u64)>, whole| -> Vec<String> {
-            counts.map(|(reason, count)| format!("{} {reason}", Share::of(count, whole))).collect()
+            counts
+                .map(|(reason, count)| format!("{} {reason}", Share::of(count, whole)))
+                .collect()
         };
-        let cut = shares(&mut trust.cut.iter().map(|(reason, &count)| (*reason, count)), trust.stacks);
-        let unnamed = trust.unnamed.iter().map(|(reason, count)| format!("{} {}", Count(*count), printable(reason)));
-        let stacks = format!("{} walked, {} cut{}", Counted(trust.stacks, "stack"), Count(trust.cut_stacks), in_brackets(&cut));
+        let cut = shares(
+            &mut trust.cut.iter().map(|(reason, &count)| (*reason, count)),
+            trust.stacks,
+        );
+        let unnamed = trust
+            .unnamed
+            .iter()
+            .map(|(reason, count)| format!("{} {}", Count(*count), printable(reason)));
+        let stacks = format!(
+            "{} walked, {} cut{}",
+            Counted(trust.stacks, "stack"),
+            Count(trust.cut_stacks),
+            in_brackets(&cut)
+        );
         let frames = format!(
             "{} of {} unnamed{}",
             Count(trust.unnamed_frames),
             Counted(trust.frames, "frame"),
             in_brackets(&unnamed.collect::<Vec<_>>())
         );
-        let own = format!("memtrace used {} CPU, {} resident", Seconds(trust.self_cpu_s), Size(trust.self_rss_bytes));
+        let own = format!(
+            "memtrace used {} CPU, {} resident",
+            Seconds(trust.self_cpu_s),
+            Size(trust.self_rss_bytes)
+        );
         let cost = format!(
             "cost the targets about {} of {} CPU ({})",
             Seconds(trust.target_cost_s),
             Seconds(trust.target_cpu_s),
-            Share { part: trust.target_cost_s, whole: trust.target_cpu_s }
+            Share {
+                part: trust.target_cost_s,
+                whole: trust.target_cpu_s
+            }
         );
-        let events = Counted(trust.events, "event").to_string();
-        let mut lines = self.flow(&[format!("trust: {events}"), lost, stacks, frames, own, cost], 7);
+        let mut lines = self.flow(&[format!("trust: {events}"), stacks, frames, own, cost], 7);
         if !trust.not_known.is_empty() {
             let sentences = trust.not_known.join("; ");
             lines.extend(self.flow(&[format!("no longer known: {sentences}")], 7));
@@ -216,7 +280,10 @@ impl Page {
 
 /// A process that has done nothing since attach needs no lines of its own.
 fn is_worth_telling(process: &Process) -> bool {
-    process.allocated_blocks > 0 || process.live_blocks > 0 || process.unknown_frees > 0 || !process.notes.is_empty()
+    process.allocated_blocks > 0
+        || process.live_blocks > 0
+        || process.unknown_frees > 0
+        || !process.notes.is_empty()
 }
 
 fn identity(process: &Process) -> Vec<String> {
@@ -225,29 +292,78 @@ fn identity(process: &Process) -> Vec<String> {
         (State::Running, None) => "running".to_owned(),
         (State::Exited, None) => "exited".to_owned(),
     };
-    let name = if process.comm.is_empty() { base_name(&process.exe) } else { &process.comm };
-    vec![format!("{}  pid {}", printable(name), process.pid), state, printable(&process.exe)]
+    let name = if process.comm.is_empty() {
+        base_name(&process.exe)
+    } else {
+        &process.comm
+    };
+    vec![
+        format!("{}  pid {}", printable(name), process.pid),
+        state,
+        printable(&process.exe),
+    ]
 }
 
 fn totals(process: &Process) -> Vec<String> {
-    let some = |count: u64, text: &str| if count > 0 { format!("{} {text}", Count(count)) } else { String::new() };
+    let some = |count: u64, text: &str| {
+        if count > 0 {
+            format!("{} {text}", Count(count))
+        } else {
+            String::new()
+        }
+    };
     vec![
-        format!("live {} in {}", Size(process.live_bytes), Counted(process.live_blocks, "block")),
+        format!(
+            "live {} in {}",
+            Size(process.live_bytes),
+            Counted(process.live_blocks, "block")
+        ),
         format!("peak {}", Size(process.peak_bytes)),
-        format!("allocated {} in {}", Size(process.allocated_bytes), Counted(process.allocated_blocks, "block")),
+        format!(
+            "allocated {} in {}",
+            Size(process.allocated_bytes),
+            Counted(process.allocated_blocks, "block")
+        ),
         format!("RSS {}", Size(process.rss_bytes)),
         format!("{} unknown frees", Count(process.unknown_frees)),
         some(process.inherited_blocks, "inherited at fork"),
-        some(process.superseded_blocks, "freed without notice"),
+        some(process.superseded_blocks, "whose free was lost"),
     ]
+}
+
+/// What the counts of a process do not hold.
+fn own_notes(process: &Process) -> Vec<String> {
+    let folded = format!(
+        "{} ({}) are only counted, not followed: --memory-limit is reached",
+        Counted(process.folded_blocks, "block"),
+        Size(process.folded_bytes)
+    );
+    let siteless = format!(
+        "{} without a site: too many sites",
+        Counted(process.siteless_blocks, "block")
+    );
+    let said = [
+        (process.folded_blocks, folded),
+        (process.siteless_blocks, siteless),
+    ];
+    said.into_iter()
+        .filter(|(count, _)| *count > 0)
+        .map(|(_, note)| note)
+        .collect()
 }
 
 fn filter(filter: &Filter) -> String {
     let seconds = |seconds: f64| Age(Duration::try_from_secs_f64(seconds).unwrap_or_default());
     let bounds: Vec<String> = [
-        filter.min_age_s.map(|age| format!("at least {} old", seconds(age))),
-        filter.min_size_bytes.map(|size| format!("at least {}", Size(size))),
-        filter.max_size_bytes.map(|size| format!("at most {}", Size(size))),
+        filter
+            .min_age_s
+            .map(|age| format!("at least {} old", seconds(age))),
+        filter
+            .min_size_bytes
+            .map(|size| format!("at least {}", Size(size))),
+        filter
+            .max_size_bytes
+            .map(|size| format!("at most {}", Size(size))),
     ]
     .into_iter()
     .flatten()
@@ -259,5 +375,9 @@ fn filter(filter: &Filter) -> String {
 }
 
 fn in_brackets(words: &[String]) -> String {
-    if words.is_empty() { String::new() } else { format!(" ({})", words.join(", ")) }
+    if words.is_empty() {
+        String::new()
+    } else {
+        format!(" ({})", words.join(", "))
+    }
 }

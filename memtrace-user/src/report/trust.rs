@@ -28,9 +28,10 @@ pub struct Measured {
 impl Trust {
     pub(super) fn of(measured: &Measured, snapshot: &Snapshot, processes: &[Process]) -> Self {
         let Measured { stats, .. } = measured;
-        let lost = Losses::of(stats, snapshot.malformed);
+        let lost = Losses::of(stats, snapshot);
         let unnamed = unnamed_frames(processes);
-        let [target_cpu_s, target_cost_s] = [measured.target_cpu, measured.target_cost].map(|time| time.as_secs_f64());
+        let [target_cpu_s, target_cost_s] =
+            [measured.target_cpu, measured.target_cost].map(|time| time.as_secs_f64());
         let cost = Share {
             part: target_cost_s,
             whole: target_cpu_s,
@@ -39,7 +40,8 @@ impl Trust {
             events: snapshot.events,
             lost_events: stats.lost.iter().sum(),
             stacks: stats.walked.iter().sum(),
-            cut_stacks: stats.walked.iter().sum::<u64>() - stats.walked[usize::from(stack::CUT_NONE)],
+            cut_stacks: stats.walked.iter().sum::<u64>()
+                - stats.walked[usize::from(stack::CUT_NONE)],
             unnamed_frames: unnamed.values().sum(),
             self_cpu_s: measured.self_cpu.as_secs_f64(),
             self_rss_bytes: measured.self_rss,
@@ -57,7 +59,7 @@ impl Trust {
 }
 
 impl Losses {
-    fn of(stats: &Stats, malformed: u64) -> Self {
+    fn of(stats: &Stats, snapshot: &Snapshot) -> Self {
         let lost = |kind: u8| stats.lost[usize::from(kind)];
         Self {
             allocations: lost(event::ALLOC),
@@ -71,7 +73,9 @@ impl Losses {
             unfollowed_calls: stats.threads_full,
             unread_results: stats.result_faults,
             notices: stats.notices_lost,
-            malformed,
+            malformed: snapshot.malformed,
+            refused_events: snapshot.refused_events,
+            dropped_stacks: snapshot.dropped_stacks,
         }
     }
 
@@ -81,8 +85,8 @@ impl Losses {
         [
             count(self.allocations, "allocation"),
             count(self.frees, "free"),
-            count(self.realloc_enters, "realloc entry"),
-            count(self.realloc_returns, "realloc return"),
+            count(self.realloc_enters, "entered realloc"),
+            count(self.realloc_returns, "returned realloc"),
             count(self.forks, "fork"),
             count(self.ends, "program end"),
             count(self.stacks, "stack"),
@@ -91,6 +95,8 @@ impl Losses {
             count(self.unread_results, "unread result"),
             count(self.notices, "process notice"),
             count(self.malformed, "malformed record"),
+            count(self.refused_events, "refused event"),
+            count(self.dropped_stacks, "dropped stack"),
         ]
         .into_iter()
         .flatten()
@@ -100,22 +106,39 @@ impl Losses {
     /// What cannot be known any more. A reallocation whose end is lost leaves both open: whether there is a new
     /// block, and whether the old one is gone.
     fn consequences(&self) -> Vec<String> {
-        let missing = self.allocations + self.realloc_returns + self.unfollowed_calls + self.unread_results;
+        let missing =
+            self.allocations + self.realloc_returns + self.unfollowed_calls + self.unread_results;
         let gone = self.frees + self.realloc_enters + self.realloc_returns;
-        let siteless = self.stacks + self.unwalked_stacks;
-        let blocks = |count| Counted(count, "block");
-        let sentence = |count: u64, text: String| (count > 0).then_some(text);
+        let siteless = self.stacks + self.unwalked_stacks + self.dropped_stacks;
         [
-            sentence(missing, format!("live may be too small by up to {} (lost allocations)", blocks(missing))),
-            sentence(gone, format!("up to {} shown live may be gone (lost frees)", blocks(gone))),
-            sentence(self.forks, format!("what {} inherited", Counted(self.forks, "child process"))),
-            sentence(self.ends, format!("blocks of {} may be shown live", Counted(self.ends, "ended program"))),
-            sentence(siteless, format!("the stack of {} or more", blocks(siteless))),
-            sentence(self.notices, format!("{} of processes that were not followed", Counted(self.notices, "change"))),
-            sentence(self.malformed, format!("what {} meant", Counted(self.malformed, "malformed record"))),
+            (
+                missing,
+                "block",
+                "live may be too small by up to # (lost allocations)",
+            ),
+            (gone, "block", "up to # shown live may be gone (lost frees)"),
+            (self.forks, "child process", "# may miss inherited blocks"),
+            (self.ends, "ended program", "blocks of # may be shown live"),
+            (
+                siteless,
+                "stack",
+                "# did not arrive; their blocks have no site",
+            ),
+            (
+                self.notices,
+                "process",
+                "# may not be traced (lost notices)",
+            ),
+            (self.malformed, "record", "# could not be understood"),
+            (
+                self.refused_events,
+                "event",
+                "# came from processes beyond the limit; these are not followed",
+            ),
         ]
         .into_iter()
-        .flatten()
+        .filter(|(count, ..)| *count > 0)
+        .map(|(count, noun, sentence)| sentence.replace('#', &Counted(count, noun).to_string()))
         .collect()
     }
 }
@@ -132,7 +155,10 @@ fn cut_stacks(stats: &Stats) -> BTreeMap<&'static str, u64> {
 
 fn unnamed_frames(processes: &[Process]) -> BTreeMap<String, u64> {
     let mut unnamed = BTreeMap::new();
-    for reason in sites(processes).flat_map(|site| &site.frames).filter_map(|frame| frame.reason.as_ref()) {
+    for reason in sites(processes)
+        .flat_map(|site| &site.frames)
+        .filter_map(|frame| frame.reason.as_ref())
+    {
         *unnamed.entry(reason.clone()).or_default() += 1;
     }
     unnamed

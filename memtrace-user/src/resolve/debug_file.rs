@@ -41,15 +41,6 @@ impl SymbolFacts {
     pub(super) fn read(file: &File) -> Result<Self, Reason> {
         // A descriptor of its own: reading moves the file's position.
         let file = File::open(fd_path(file)).map_err(|error| Reason::from(&error))?;
-        let mut magic = [0; 4];
-        match (&file).read_exact(&mut magic) {
-            Ok(()) if magic == object::elf::ELFMAG => {}
-            Ok(()) => return Err(Reason::NotElf),
-            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
-                return Err(Reason::NotElf);
-            }
-            Err(error) => return Err(Reason::from(&error)),
-        }
         Self::parse(&ReadCache::new(file)).map_err(|_damaged| Reason::Damaged)
     }
 

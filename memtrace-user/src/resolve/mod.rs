@@ -31,12 +31,13 @@ use self::{
 };
 pub use self::{
     cache::CacheCounts,
-    object::{ObjectInfo, ObjectSource},
+    object::ObjectSource,
     reason::{Reason, cut_words},
 };
 use crate::{
     ids::{Bytes, ObjectId, SiteId, StackId},
     snapshot::Stack,
+    target::object::Object,
 };
 
 /// Addresses that are handed to the symbolizer at once.
@@ -78,8 +79,8 @@ pub struct Function {
 pub struct Frame {
     /// Path of the object as the process sees it; `None` when the object is unknown.
     pub module: Option<Arc<str>>,
-    /// Program counter as an offset in the file; relative to the load base when the file's layout is unknown.
-    pub offset: u64,
+    /// Program counter relative to the object's load base: behind the call, as debuggers print it.
+    pub rel: u32,
     /// Functions, innermost first and never none, or why there is no name.
     pub functions: Result<Arc<[Function]>, Reason>,
 }
@@ -175,19 +176,17 @@ impl Resolver {
                 Some(functions) => names.add(place, functions),
                 None => unknown.entry(place.object).or_default().push(place),
             }
-            if let Some((info, _)) = objects.get(place.object) {
-                names
-                    .modules
-                    .entry(place.object)
-                    .or_insert_with(|| Module::of(info));
+            if let Some((object, _)) = objects.get(place.object) {
+                let path = || object.path.to_string_lossy().into();
+                names.modules.entry(place.object).or_insert_with(path);
             }
         }
         for (id, places) in unknown {
             // Not remembered when the object is unknown: it may become known.
-            let Some((info, _)) = objects.get(id) else {
+            let Some((object, _)) = objects.get(id) else {
                 continue;
             };
-            self.name(id, info, &places, &mut names);
+            self.name(&Arc::clone(object), &places, &mut names);
         }
         names
     }
@@ -201,13 +200,12 @@ impl Resolver {
         }
     }
 
-    fn name(&mut self, id: ObjectId, info: &ObjectInfo, places: &[Place], names: &mut Names) {
+    fn name(&mut self, object: &Arc<Object>, places: &[Place], names: &mut Names) {
+        let base = object.elf.as_ref().map_or(0, |elf| elf.base);
         for batch in places.chunks(BATCH) {
-            let addrs: Vec<u64> = batch
-                .iter()
-                .map(|place| info.base.wrapping_add(u64::from(place.rel)))
-                .collect();
-            for (&place, functions) in batch.iter().zip(self.symbols.name(id, info, &addrs)) {
+            let addr = |place: &Place| base.wrapping_add(u64::from(place.rel));
+            let addrs: Vec<u64> = batch.iter().map(addr).collect();
+            for (&place, functions) in batch.iter().zip(self.symbols.name(object, &addrs)) {
                 self.names
                     .insert(place, functions.clone(), weight(&functions));
                 names.add(place, functions);
@@ -220,22 +218,7 @@ impl Resolver {
 #[derive(Debug, Default)]
 pub struct Names {
     functions: HashMap<Place, Functions>,
-    modules: HashMap<ObjectId, Module>,
-}
-
-#[derive(Debug)]
-struct Module {
-    path: Arc<str>,
-    info: Arc<ObjectInfo>,
-}
-
-impl Module {
-    fn of(info: &Arc<ObjectInfo>) -> Self {
-        Self {
-            path: info.path.to_string_lossy().into(),
-            info: Arc::clone(info),
-        }
-    }
+    modules: HashMap<ObjectId, Arc<str>>,
 }
 
 impl Names {
@@ -249,22 +232,16 @@ impl Names {
         if frame & FRAME_RUNTIME != 0 {
             return Frame {
                 module: None,
-                offset: u64::from(rel),
+                rel,
                 functions: Err(Reason::Runtime),
             };
         }
         let place = Place::of(frame);
-        let module = self.modules.get(&place.object);
+        let functions = self.functions.get(&place).cloned();
         Frame {
-            module: module.map(|module| Arc::clone(&module.path)),
-            offset: module
-                .and_then(|module| module.info.file_off(rel))
-                .unwrap_or_else(|| u64::from(rel)),
-            functions: self
-                .functions
-                .get(&place)
-                .cloned()
-                .unwrap_or(Err(Reason::ObjectUnknown)),
+            module: self.modules.get(&place.object).cloned(),
+            rel,
+            functions: functions.unwrap_or(Err(Reason::ObjectUnknown)),
         }
     }
 

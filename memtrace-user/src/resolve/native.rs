@@ -26,10 +26,12 @@ use blazesym::{
 use super::{
     Function,
     debug_file::{self, SymbolFacts, fd_path},
-    object::ObjectInfo,
     reason::Reason,
 };
-use crate::ids::{Bytes, ObjectId};
+use crate::{
+    ids::{Bytes, ObjectId},
+    target::object::Object,
+};
 
 /// Functions at an address, innermost first: the inlined ones, then the one that has the code.
 pub(super) type Functions = Result<Arc<[Function]>, Reason>;
@@ -57,8 +59,19 @@ struct Ladder {
 /// A file, and whether its DWARF is asked or only its symbol table.
 #[derive(Debug)]
 struct Rung {
-    file: Arc<File>,
+    file: SymbolFile,
+    /// Bytes the file had when it was opened.
+    size: Bytes,
     dwarf: bool,
+}
+
+/// An open file that has symbols.
+#[derive(Clone, Debug)]
+enum SymbolFile {
+    /// The object's own.
+    Own(Arc<Object>),
+    /// Its debug file.
+    Separate(Arc<File>),
 }
 
 impl Symbols {
@@ -79,13 +92,8 @@ impl Symbols {
     }
 
     /// Names addresses of one object: virtual addresses as its own symbols have them, each once.
-    pub(super) fn name(
-        &mut self,
-        id: ObjectId,
-        info: &ObjectInfo,
-        addrs: &[u64],
-    ) -> Vec<Functions> {
-        let ladder = match self.ladder(id, info) {
+    pub(super) fn name(&mut self, object: &Arc<Object>, addrs: &[u64]) -> Vec<Functions> {
+        let ladder = match self.ladder(object) {
             Ok(ladder) => ladder,
             Err(reason) => return vec![Err(reason); addrs.len()],
         };
@@ -131,18 +139,18 @@ impl Symbols {
         }
     }
 
-    fn ladder(&mut self, id: ObjectId, info: &ObjectInfo) -> Result<Ladder, Reason> {
-        if let Some(ladder) = self.ladders.get(&id) {
+    fn ladder(&mut self, object: &Arc<Object>) -> Result<Ladder, Reason> {
+        if let Some(ladder) = self.ladders.get(&object.id) {
             return ladder.clone();
         }
-        let ladder = Ladder::of(info);
+        let ladder = Ladder::of(object);
         let size = ladder.as_ref().map_or(Bytes(0), |ladder| ladder.size);
         let full = self.opened.0 + size.0 > self.limit.0 || self.ladders.len() >= MAX_OPEN_OBJECTS;
         if full && !self.ladders.is_empty() {
             self.restart();
         }
         self.opened += size;
-        self.ladders.insert(id, ladder.clone());
+        self.ladders.insert(object.id, ladder.clone());
         ladder
     }
 
@@ -154,7 +162,14 @@ impl Symbols {
     }
 
     fn ask(&mut self, rung: &Rung, addrs: &[u64]) -> Vec<Functions> {
-        let mut elf = Elf::new(fd_path(&rung.file));
+        let Some(file) = rung.file.file() else {
+            return vec![Err(Reason::Damaged); addrs.len()];
+        };
+        // The symbolizer maps files; a page that is no longer there would end memtrace with SIGBUS.
+        if rung.file.size() < rung.size {
+            return vec![Err(Reason::Damaged); addrs.len()];
+        }
+        let mut elf = Elf::new(fd_path(file));
         elf.debug_syms = rung.dwarf;
         let source = Source::Elf(elf);
         // Debug information is other people's input; a bug that it triggers in its parser costs these names and no
@@ -179,43 +194,56 @@ impl Symbols {
 impl Rung {
     fn symbols_only(&self) -> Self {
         Self {
-            file: Arc::clone(&self.file),
+            file: self.file.clone(),
+            size: self.size,
             dwarf: false,
         }
+    }
+}
+
+impl SymbolFile {
+    fn file(&self) -> Option<&File> {
+        match self {
+            Self::Own(object) => object.file(),
+            Self::Separate(file) => Some(file),
+        }
+    }
+
+    fn size(&self) -> Bytes {
+        let metadata = self.file().and_then(|file| file.metadata().ok());
+        Bytes(metadata.map_or(0, |metadata| metadata.len()))
     }
 }
 
 impl Ladder {
-    fn of(info: &ObjectInfo) -> Result<Self, Reason> {
-        let file = info.file.as_ref().ok_or(Reason::NotOpened)?;
+    fn of(object: &Arc<Object>) -> Result<Self, Reason> {
+        object
+            .elf
+            .as_ref()
+            .map_err(|reason| Reason::Unusable(reason.clone()))?;
+        let file = object.file().ok_or(Reason::Damaged)?;
         let facts = SymbolFacts::read(file)?;
-        let mut rungs = Vec::new();
-        if let Some(debug_file) = debug_file::find(file, &info.path, &facts) {
-            rungs.extend([true, false].map(|dwarf| Rung {
-                file: Arc::clone(&debug_file),
+        let mut files = Vec::new();
+        if let Some(debug_file) = debug_file::find(file, &object.path, &facts) {
+            files.push((SymbolFile::Separate(debug_file), true));
+        }
+        files.push((SymbolFile::Own(Arc::clone(object)), facts.has_dwarf));
+        let size = files.iter().map(|(file, _)| file.size()).sum();
+        let rungs = files.into_iter().flat_map(|(file, has_dwarf)| {
+            let size = file.size();
+            let rung = |dwarf| Rung {
+                file: file.clone(),
+                size,
                 dwarf,
-            }));
-        }
-        if facts.has_dwarf {
-            rungs.push(Rung {
-                file: Arc::clone(file),
-                dwarf: true,
-            });
-        }
-        rungs.push(Rung {
-            file: Arc::clone(file),
-            dwarf: false,
+            };
+            let dwarf = has_dwarf.then(|| rung(true));
+            dwarf.into_iter().chain([rung(false)]).collect::<Vec<_>>()
         });
-        let size = rungs.iter().map(|rung| Bytes(file_size(&rung.file))).sum();
         Ok(Self {
-            rungs: rungs.into(),
+            rungs: rungs.collect(),
             size,
         })
     }
-}
-
-fn file_size(file: &File) -> u64 {
-    file.metadata().map_or(0, |metadata| metadata.len())
 }
 
 fn new_symbolizer() -> Symbolizer {

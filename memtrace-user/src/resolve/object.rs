@@ -1,64 +1,40 @@
-//! What the resolver needs to know of a mapped file, and who tells it.
-//!
-//! The objects themselves are kept by [`target`](crate::target); here is only the view of them that names need,
-//! so that this folder can be tested with any file.
+//! Where the objects that frames lie in come from.
 
-use std::{collections::HashMap, fs::File, path::PathBuf, sync::Arc};
-
-use memtrace_common::unwind::Segment;
+use std::{
+    collections::HashMap,
+    sync::{Arc, PoisonError, RwLock},
+};
 
 use super::site::digest;
-use crate::ids::ObjectId;
+use crate::{
+    ids::ObjectId,
+    target::{object::Object, store::ObjectStore},
+};
 
-/// A mapped file.
-#[derive(Clone, Debug)]
-pub struct ObjectInfo {
-    /// Its path as the process sees it; a display name, perhaps of another mount namespace or deleted.
-    pub path: PathBuf,
-    /// A descriptor opened while the file was mapped; `None` when it could not be opened.
-    pub file: Option<Arc<File>>,
-    /// GNU build id.
-    pub build_id: Option<Vec<u8>>,
-    /// Load base: `rel + base` is the virtual address that the file's own symbols speak of.
-    pub base: u64,
-    /// Executable segments; they place a `rel` in the file.
-    pub segments: Arc<[Segment]>,
-}
-
-impl ObjectInfo {
-    /// Offset in the file of an address relative to the load base. A return address may lie just behind the
-    /// last byte of a segment: the call was the last instruction.
-    #[must_use]
-    pub fn file_off(&self, rel: u32) -> Option<u64> {
-        let rel = u64::from(rel);
-        let place = |slack: u64| {
-            self.segments
-                .iter()
-                .filter(|segment| segment.size > 0)
-                .find(|segment| (segment.rel..segment.rel + segment.size + slack).contains(&rel))
-                .map(|segment| segment.file_off + (rel - segment.rel))
-        };
-        place(0).or_else(|| place(1))
-    }
-}
-
-/// Where objects come from.
+/// Knows objects by the numbers that frame words have.
 pub trait ObjectSource {
-    /// The object that frame words call `id`, if it is still known.
-    fn get(&self, id: ObjectId) -> Option<ObjectInfo>;
+    /// The object that frame words call `id`.
+    fn get(&self, id: ObjectId) -> Option<Arc<Object>>;
 }
 
-/// A set of objects held in memory.
-impl ObjectSource for HashMap<ObjectId, ObjectInfo> {
-    fn get(&self, id: ObjectId) -> Option<ObjectInfo> {
-        HashMap::get(self, &id).cloned()
+impl ObjectSource for RwLock<ObjectStore> {
+    fn get(&self, id: ObjectId) -> Option<Arc<Object>> {
+        // Whoever panicked while writing has not left half an object: objects never change.
+        let store = self.read().unwrap_or_else(PoisonError::into_inner);
+        store.get(id).cloned()
     }
 }
 
-/// Asks an [`ObjectSource`] once for each object, and keeps the digests that site ids are made of.
+impl ObjectSource for HashMap<ObjectId, Arc<Object>> {
+    fn get(&self, id: ObjectId) -> Option<Arc<Object>> {
+        Self::get(self, &id).cloned()
+    }
+}
+
+/// Asks a source once for each object, and keeps the digests that site ids are made of.
 pub(super) struct Objects<'a> {
     source: &'a dyn ObjectSource,
-    seen: HashMap<ObjectId, Option<(Arc<ObjectInfo>, u64)>>,
+    seen: HashMap<ObjectId, Option<(Arc<Object>, u64)>>,
 }
 
 impl<'a> Objects<'a> {
@@ -70,45 +46,12 @@ impl<'a> Objects<'a> {
     }
 
     /// The object and its [`digest`].
-    pub(super) fn get(&mut self, id: ObjectId) -> Option<&(Arc<ObjectInfo>, u64)> {
+    pub(super) fn get(&mut self, id: ObjectId) -> Option<&(Arc<Object>, u64)> {
         let look_up = || {
-            let info = self.source.get(id)?;
-            let digest = digest(&info);
-            Some((Arc::new(info), digest))
+            let object = self.source.get(id)?;
+            let digest = digest(&object);
+            Some((object, digest))
         };
         self.seen.entry(id).or_insert_with(look_up).as_ref()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn segment(file_off: u64, rel: u64, size: u64) -> Segment {
-        Segment {
-            file_off,
-            size,
-            rel,
-        }
-    }
-
-    #[test]
-    fn a_rel_is_placed_by_its_segment_and_the_end_belongs_to_the_last_byte() {
-        let info = ObjectInfo {
-            path: PathBuf::new(),
-            file: None,
-            build_id: None,
-            base: 0,
-            segments: Arc::new([
-                segment(0x1000, 0x2000, 0x100),
-                segment(0x9000, 0x2100, 0x100),
-                segment(0, 0, 0),
-            ]),
-        };
-        assert_eq!(info.file_off(0x2000), Some(0x1000));
-        assert_eq!(info.file_off(0x2100), Some(0x9000));
-        assert_eq!(info.file_off(0x2200), Some(0x9100));
-        assert_eq!(info.file_off(0x2201), None);
-        assert_eq!(info.file_off(0), None);
     }
 }

@@ -4,21 +4,21 @@ use std::{fmt, io, sync::Arc};
 
 use memtrace_common::stack;
 
+use crate::target::object::Unusable;
+
 /// Why a frame could not be named. The words are few and short: reports count frames by them.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Reason {
     /// The file has no symbol table, and no debug file was found.
     Stripped,
     /// There are symbols, but none covers the address.
     NoSymbol,
-    /// The mapped file is not an ELF file.
-    NotElf,
     /// The file has symbols that make no sense.
     Damaged,
     /// The file could not be read.
     Unreadable(Arc<str>),
-    /// The file could not be opened while it was mapped.
-    NotOpened,
+    /// The file is of no use, or could not be opened while it was mapped.
+    Unusable(Unusable),
     /// Nothing is known of the object the frame lies in.
     ObjectUnknown,
     /// The frame belongs to a language runtime, not to a mapped file.
@@ -30,10 +30,9 @@ impl fmt::Display for Reason {
         match self {
             Self::Stripped => f.write_str("no symbols: stripped"),
             Self::NoSymbol => f.write_str("no symbol covers the address"),
-            Self::NotElf => f.write_str("not an ELF file"),
             Self::Damaged => f.write_str("damaged symbols"),
             Self::Unreadable(error) => write!(f, "unreadable: {error}"),
-            Self::NotOpened => f.write_str("file could not be opened"),
+            Self::Unusable(reason) => reason.fmt(f),
             Self::ObjectUnknown => f.write_str("object unknown"),
             Self::Runtime => f.write_str("runtime frame"),
         }

@@ -12,10 +12,11 @@
 
 use memtrace_common::stack;
 
-use super::object::{ObjectInfo, Objects};
+use super::object::Objects;
 use crate::{
     ids::{ObjectId, SiteId},
     snapshot::Stack,
+    target::{elf::Elf, image::Image, object::Object},
 };
 
 /// 64-bit FNV-1a.
@@ -46,10 +47,7 @@ pub(super) fn site_id(stack: &Stack, objects: &mut Objects<'_>) -> (SiteId, bool
         let rel = stack::rel_of(frame);
         let object = ObjectId(stack::object_of(frame));
         let (digest, offset) = match objects.get(object) {
-            Some((info, digest)) => (
-                *digest,
-                info.file_off(rel).unwrap_or_else(|| u64::from(rel)),
-            ),
+            Some((object, digest)) => (*digest, offset_in(object, rel)),
             None => (0, u64::from(rel)),
         };
         known &= digest != 0;
@@ -59,49 +57,64 @@ pub(super) fn site_id(stack: &Stack, objects: &mut Objects<'_>) -> (SiteId, bool
 }
 
 /// What an object contributes to the ids of its frames.
-pub(super) fn digest(info: &ObjectInfo) -> u64 {
-    if let Some(build_id) = &info.build_id {
+pub(super) fn digest(object: &Object) -> u64 {
+    let elf = object.elf.as_ref().ok();
+    if let Some(build_id) = elf.and_then(|elf| elf.build_id.as_ref()) {
         return Fnv::new().add(build_id).0;
     }
-    let name = info.path.file_name().unwrap_or(info.path.as_os_str());
-    let size = info
-        .file
-        .as_ref()
-        .and_then(|file| file.metadata().ok())
-        .map_or(0, |metadata| metadata.len());
+    let name = object.path.file_name().unwrap_or(object.path.as_os_str());
+    let size = object.image.as_ref().map_or(0, Image::size);
     Fnv::new()
         .add(name.as_encoded_bytes())
         .add(&size.to_le_bytes())
         .0
 }
 
+/// Offset in the file; the relative address where the file has none.
+fn offset_in(object: &Object, rel: u32) -> u64 {
+    let file_off = object.elf.as_ref().ok().and_then(|elf| file_off(elf, rel));
+    file_off.unwrap_or_else(|| u64::from(rel))
+}
+
+/// A return address may lie just behind the last byte of a segment: the call was the last instruction.
+fn file_off(elf: &Elf, rel: u32) -> Option<u64> {
+    let rel = u64::from(rel);
+    let place = |slack: u64| {
+        elf.code()
+            .find(|segment| (segment.rel..segment.rel + segment.file_size + slack).contains(&rel))
+            .map(|segment| segment.file_off + (rel - segment.rel))
+    };
+    place(0).or_else(|| place(1))
+}
+
 #[cfg(test)]
 mod tests {
-    use std::{collections::HashMap, path::PathBuf, sync::Arc};
+    use std::{collections::HashMap, fs::File, path::PathBuf, sync::Arc};
 
-    use memtrace_common::unwind::Segment;
+    use memtrace_common::unwind::FileKey;
 
     use super::*;
 
-    fn object(path: &str, build_id: Option<&[u8]>) -> ObjectInfo {
-        ObjectInfo {
-            path: PathBuf::from(path),
-            file: None,
-            build_id: build_id.map(<[u8]>::to_vec),
-            base: 0,
-            segments: Arc::new([Segment {
-                file_off: 0x1000,
-                size: 0x1000,
-                rel: 0x2000,
-            }]),
-        }
+    const OWN: &str = "/proc/self/exe";
+
+    fn object(id: u32, path: &str, file: &str) -> (ObjectId, Arc<Object>) {
+        let (id, file) = (ObjectId(id), File::open(file).unwrap());
+        (
+            id,
+            Arc::new(Object::new(
+                id,
+                FileKey::default(),
+                PathBuf::from(path),
+                Ok(file),
+            )),
+        )
     }
 
-    fn id(objects: &HashMap<ObjectId, ObjectInfo>, frames: &[u64]) -> SiteId {
+    fn id(objects: &HashMap<ObjectId, Arc<Object>>, frames: &[u64]) -> SiteId {
+        let frames = frames.into();
         let stack = Stack {
-            frames: frames.into(),
-            cut: 0,
-            cut_addr: 0,
+            frames,
+            ..Stack::default()
         };
         site_id(&stack, &mut Objects::new(objects)).0
     }
@@ -116,35 +129,64 @@ mod tests {
 
     #[test]
     fn numbers_and_paths_do_not_matter_when_there_is_a_build_id() {
-        let here = HashMap::from([(ObjectId(1), object("/usr/lib/libx.so", Some(b"abcd")))]);
-        let there = HashMap::from([(ObjectId(9), object("/opt/libx.so", Some(b"abcd")))]);
+        let here = HashMap::from([object(1, "/usr/lib/libx.so", OWN)]);
+        let there = HashMap::from([object(9, "/opt/liby.so", OWN)]);
+        let [a, b] = [0x2010, 0x2011];
         assert_eq!(
-            id(&here, &[stack::frame(1, 0x2010)]),
-            id(&there, &[stack::frame(9, 0x2010)])
+            id(&here, &[stack::frame(1, a)]),
+            id(&there, &[stack::frame(9, a)])
         );
         assert_ne!(
-            id(&here, &[stack::frame(1, 0x2010)]),
-            id(&here, &[stack::frame(1, 0x2011)])
+            id(&here, &[stack::frame(1, a)]),
+            id(&here, &[stack::frame(1, b)])
         );
     }
 
     #[test]
-    fn the_order_of_frames_matters() {
+    fn without_a_build_id_the_name_and_the_size_count() {
         let objects = HashMap::from([
-            (ObjectId(1), object("a", None)),
-            (ObjectId(2), object("b", None)),
+            object(1, "/usr/lib/table", "/proc/self/maps"),
+            object(2, "/opt/table", "/proc/self/maps"),
+            object(3, "/opt/chair", "/proc/self/maps"),
         ]);
-        let (inner, outer) = (stack::frame(1, 0x2010), stack::frame(2, 0x2010));
+        let [one, two, three] = [1, 2, 3].map(|object| id(&objects, &[stack::frame(object, 0x10)]));
+        assert_eq!(one, two);
+        assert_ne!(one, three);
+    }
+
+    #[test]
+    fn the_order_of_frames_matters() {
+        let objects = HashMap::from([object(1, "a", OWN)]);
+        let (inner, outer) = (stack::frame(1, 0x2010), stack::frame(1, 0x2020));
         assert_ne!(id(&objects, &[inner, outer]), id(&objects, &[outer, inner]));
     }
 
     #[test]
     fn the_id_is_the_documented_one() {
-        let objects = HashMap::from([(ObjectId(1), object("/usr/lib/libx.so", Some(b"abcd")))]);
-        // Computed from the module's text with Python's integers.
+        // A frame of an unknown object; computed from the module's text with Python's integers.
+        let site = id(&HashMap::new(), &[stack::frame(1, 0x1010)]);
+        assert_eq!(site.to_string(), "744c1369ca9b9adf");
+    }
+
+    #[test]
+    fn offsets_are_those_of_the_program_headers() {
+        use object::{Object as _, ObjectSegment as _, SegmentFlags, elf::PF_X};
+        let (_, own) = object(1, OWN, OWN);
+        let elf = own.elf.as_ref().unwrap();
+        let bytes = std::fs::read(OWN).unwrap();
+        let oracle = object::File::parse(&*bytes).unwrap();
+        let is_code = |flags| matches!(flags, SegmentFlags::Elf { p_flags } if p_flags & PF_X != 0);
+        let code = oracle
+            .segments()
+            .find(|segment| is_code(segment.flags()))
+            .unwrap();
+        let rel = u32::try_from(code.address() - elf.base).unwrap();
+        let (start, size) = code.file_range();
+        assert_eq!(file_off(elf, rel + 5), Some(start + 5));
         assert_eq!(
-            id(&objects, &[stack::frame(1, 0x2010)]).to_string(),
-            "f9ddcf3a5e8992ac"
+            file_off(elf, rel + u32::try_from(size).unwrap()),
+            Some(start + size)
         );
+        assert_eq!(file_off(elf, 0), None);
     }
 }

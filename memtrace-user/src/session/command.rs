@@ -26,18 +26,18 @@ const NOT_STARTED: i32 = 127;
 
 /// A program that is held, or runs, or has ended.
 #[derive(Debug)]
-pub struct Command {
+pub(super) struct Command {
     /// Its process.
-    pub pid: Pid,
+    pub(super) pid: Pid,
     /// The file it will run.
-    pub program: PathBuf,
+    pub(super) program: PathBuf,
     go: Option<io::PipeWriter>,
     status: Option<ExitStatus>,
 }
 
 /// How a program ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ExitStatus {
+pub(super) enum ExitStatus {
     /// It exited with this status.
     Exited(i32),
     /// This signal ended it.
@@ -58,13 +58,18 @@ impl Command {
     ///
     /// # Errors
     /// When there is no such program, or the system cannot make a process.
-    pub fn hold(arguments: &[OsString]) -> io::Result<Self> {
+    pub(super) fn hold(arguments: &[OsString]) -> io::Result<Self> {
         let name = arguments.first().ok_or(io::ErrorKind::InvalidInput)?;
         let program = find_program(name.as_ref())?;
         let c_arguments: Vec<CString> = arguments
             .iter()
             .map(|argument| CString::new(argument.as_bytes()))
             .collect::<Result<_, _>>()?;
+        let pointers: Vec<*const libc::c_char> = c_arguments
+            .iter()
+            .map(|argument| argument.as_ptr())
+            .chain([std::ptr::null()])
+            .collect();
         let c_program = CString::new(program.as_os_str().as_bytes())?;
         let (read, write) = pipe2(nix::fcntl::OFlag::O_CLOEXEC)?;
         // SAFETY: the caller guarantees that there is one thread, so no lock can be held by another.
@@ -73,7 +78,7 @@ impl Command {
                 drop(write);
                 // SAFETY: the descriptor was just made and is owned here alone.
                 let mut go = unsafe { io::PipeReader::from_raw_fd(read.into_raw_fd()) };
-                wait_and_become(&mut go, &c_program, &c_arguments)
+                wait_and_become(&mut go, &c_program, &pointers)
             }
             ForkResult::Parent { child } => Ok(Self {
                 pid: Pid(child.as_raw() as u32),
@@ -86,7 +91,7 @@ impl Command {
     }
 
     /// Lets the child become its program.
-    pub fn release(&mut self) {
+    pub(super) fn release(&mut self) {
         if let Some(mut go) = self.go.take() {
             // A child that has been killed meanwhile is seen by its exit.
             let _ = go.write_all(b"g");
@@ -94,12 +99,14 @@ impl Command {
     }
 
     /// How the program ended; `None` while it runs. Does not wait.
-    pub fn poll(&mut self) -> Option<ExitStatus> {
+    pub(super) fn poll(&mut self) -> Option<ExitStatus> {
         if self.status.is_none() {
             let pid = nix::unistd::Pid::from_raw(self.pid.0 as i32);
             self.status = match waitpid(pid, Some(WaitPidFlag::WNOHANG)) {
                 Ok(WaitStatus::Exited(_, status)) => Some(ExitStatus::Exited(status)),
-                Ok(WaitStatus::Signaled(_, signal, _)) => Some(ExitStatus::Signalled(signal as i32)),
+                Ok(WaitStatus::Signaled(_, signal, _)) => {
+                    Some(ExitStatus::Signalled(signal as i32))
+                }
                 _ => None,
             };
         }
@@ -108,12 +115,17 @@ impl Command {
 }
 
 /// The child's side: waits for the go and becomes the program. A pipe that ends without a go means that memtrace has
-/// ended; the program is then not started.
-fn wait_and_become(go: &mut io::PipeReader, program: &CString, arguments: &[CString]) -> ! {
+/// ended; the program is then not started. Allocates nothing: the probes are in place already.
+fn wait_and_become(
+    go: &mut io::PipeReader,
+    program: &CString,
+    arguments: &[*const libc::c_char],
+) -> ! {
     let mut byte = [0];
     if matches!(go.read(&mut byte), Ok(1)) {
-        // Returns only when it fails.
-        let _ = nix::unistd::execv(program, arguments);
+        // SAFETY: both are strings that end in a zero, the list ends in a null pointer, and `hold` keeps what they point
+        // to. Returns only when it fails.
+        unsafe { libc::execv(program.as_ptr(), arguments.as_ptr()) };
     }
     // SAFETY: ends the child without running what the parent has registered for its own end.
     unsafe { libc::_exit(NOT_STARTED) }
@@ -123,12 +135,17 @@ fn wait_and_become(go: &mut io::PipeReader, program: &CString, arguments: &[CStr
 pub(super) fn find_program(name: &Path) -> io::Result<PathBuf> {
     use std::os::unix::fs::PermissionsExt as _;
     let is_program = |path: &Path| {
-        path.metadata().is_ok_and(|meta| meta.is_file() && meta.permissions().mode() & 0o111 != 0)
+        path.metadata()
+            .is_ok_and(|meta| meta.is_file() && meta.permissions().mode() & 0o111 != 0)
     };
     if name.as_os_str().as_bytes().contains(&b'/') {
         let meta = name.metadata()?;
         let runs = meta.is_file() && is_program(name);
-        return if runs { Ok(name.to_owned()) } else { Err(io::ErrorKind::PermissionDenied.into()) };
+        return if runs {
+            Ok(name.to_owned())
+        } else {
+            Err(io::ErrorKind::PermissionDenied.into())
+        };
     }
     let path = env::var_os("PATH").unwrap_or_default();
     env::split_paths(&path)
@@ -144,7 +161,10 @@ mod tests {
     #[test]
     fn programs_are_found_as_a_shell_finds_them() {
         assert!(find_program(Path::new("sh")).is_ok_and(|path| path.ends_with("sh")));
-        assert_eq!(find_program(Path::new("/bin/sh")).ok(), Some(PathBuf::from("/bin/sh")));
+        assert_eq!(
+            find_program(Path::new("/bin/sh")).ok(),
+            Some(PathBuf::from("/bin/sh"))
+        );
         let kind = |name: &str| find_program(Path::new(name)).map_err(|error| error.kind());
         assert_eq!(kind("no-such-program-here"), Err(io::ErrorKind::NotFound));
         assert_eq!(kind("/etc/passwd"), Err(io::ErrorKind::PermissionDenied));

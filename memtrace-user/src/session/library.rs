@@ -11,7 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use memtrace_common::{kind, unwind as wire};
+use memtrace_common::{cookie, kind, unwind as wire};
 
 use crate::{
     ids::{ObjectId, Pid},
@@ -92,16 +92,18 @@ impl Library {
         }
     }
 
-    /// Objects whose rows found no room.
-    pub(super) fn left_out(&self) -> usize {
-        self.tables.left_out()
-    }
-
     /// Looks at a process's mappings, loads what is new and puts the run where the probes read it.
-    pub(super) fn map_process(&mut self, pid: Pid, maps: &mut Maps) -> Result<ProcessMap, MapsError> {
+    pub(super) fn map_process(
+        &mut self,
+        pid: Pid,
+        maps: &mut Maps,
+    ) -> Result<ProcessMap, MapsError> {
         let mappings = maps::read(pid)?;
         let (list, objects) = {
-            let mut store = self.store.write().unwrap_or_else(std::sync::PoisonError::into_inner);
+            let mut store = self
+                .store
+                .write()
+                .unwrap_or_else(std::sync::PoisonError::into_inner);
             let list = mappings::list(pid, &mappings, &mut store, &mut self.tables);
             let mut objects: Vec<Arc<Object>> = Vec::new();
             for entry in &list.entries {
@@ -113,12 +115,18 @@ impl Library {
             (list, objects)
         };
         if list.left_out > 0 {
-            log::warn!("process {pid} has {} executable mappings too many", list.left_out);
+            log::warn!(
+                "process {pid} has {} executable mappings too many",
+                list.left_out
+            );
         }
         for object in &objects {
             self.publish(object, maps);
         }
-        Ok(ProcessMap { run: self.place_run(pid, &list.entries), objects })
+        Ok(ProcessMap {
+            run: self.place_run(pid, &list.entries),
+            objects,
+        })
     }
 
     /// Opens a file by its path and loads its rows, before any process maps it.
@@ -134,7 +142,9 @@ impl Library {
 
     /// Where an object's allocator functions are probed.
     pub(super) fn sites_of(&mut self, object: &Object) -> &Sites {
-        self.sites.entry(object.id).or_insert_with(|| find_sites(object))
+        self.sites
+            .entry(object.id)
+            .or_insert_with(|| find_sites(object))
     }
 
     /// What is known of an object's allocator functions already.
@@ -159,7 +169,10 @@ impl Library {
             Ok(()) => {
                 self.published.insert(object.id, loaded);
             }
-            Err(error) => log::warn!("no room to tell the probes of {}: {error}", object.path.display()),
+            Err(error) => log::warn!(
+                "no room to tell the probes of {}: {error}",
+                object.path.display()
+            ),
         }
     }
 
@@ -171,7 +184,9 @@ impl Library {
             self.runs.give_back(run);
         }
         let Some(run) = self.runs.take(entries.len() as u32) else {
-            log::warn!("no room for the mappings of process {pid}: its stacks are placed by the kernel");
+            log::warn!(
+                "no room for the mappings of process {pid}: its stacks are placed by the kernel"
+            );
             return 0..0;
         };
         let place = run.start as usize..run.end as usize;
@@ -192,11 +207,14 @@ fn find_sites(object: &Object) -> Sites {
             let mut sites: Vec<ProbeSite> = found
                 .functions
                 .iter()
-                .map(|function| ProbeSite { file_off: function.point.file_off, kind: function.kind })
+                .map(|function| ProbeSite {
+                    file_off: function.point.file_off,
+                    cookie: function.cookie(),
+                })
                 .collect();
             // Probes are placed one after the other while the process runs. A block whose making is seen must not be
             // freed unseen, so what ends blocks comes first.
-            sites.sort_by_key(|site| attach_order(site.kind));
+            sites.sort_by_key(|site| attach_order(cookie::kind(site.cookie)));
             Sites::Found(sites.into(), format!("{:?}", found.flavour).to_lowercase())
         }
         Discovery::Absent(Absence::Stripped | Absence::Unknown) => Sites::Hidden,

@@ -60,7 +60,10 @@ pub(super) fn facts_of(target: &Target) -> ProcessFacts {
 }
 
 /// What the trace has cost so far.
-pub(super) fn measured(targets: &mut Targets, calibration: Calibration) -> anyhow::Result<Measured> {
+pub(super) fn measured(
+    targets: &mut Targets,
+    calibration: Calibration,
+) -> anyhow::Result<Measured> {
     let stats = targets.maps().stats()?;
     let ended: Duration = targets.exited().map(|target| target.cpu_since).sum();
     let running: Duration = targets
@@ -88,6 +91,8 @@ fn cost(stats: &Stats, calibration: Calibration) -> Duration {
     let entries: u64 = stats.entries.iter().sum();
     let returns: u64 = stats.returns.iter().sum();
     let nanos = |time: Duration, hits: u64| time.as_nanos() as u64 * hits;
-    let at_return = calibration.entry_and_return.saturating_sub(calibration.entry);
+    let at_return = calibration
+        .entry_and_return
+        .saturating_sub(calibration.entry);
     Duration::from_nanos(nanos(calibration.entry, entries) + nanos(at_return, returns))
 }

@@ -14,7 +14,9 @@ pub(super) struct Notices(AsyncFd<Ring>);
 
 impl Notices {
     pub(super) fn watch(ring: Ring) -> anyhow::Result<Self> {
-        watch(ring).map(Self).context("failed to watch the probes' notices")
+        watch(ring)
+            .map(Self)
+            .context("failed to watch the probes' notices")
     }
 
     /// Waits for notices and reads all there are.

@@ -43,7 +43,9 @@ fn executable_of(program: &Path, depth: u32) -> Option<PathBuf> {
     }
     let mut line = Vec::new();
     file.take(4096).read_until(b'\n', &mut line).ok()?;
-    let mut words = line.split(u8::is_ascii_whitespace).filter(|word| !word.is_empty());
+    let mut words = line
+        .split(u8::is_ascii_whitespace)
+        .filter(|word| !word.is_empty());
     let interpreter = Path::new(OsStr::from_bytes(words.next()?));
     if depth == 0 {
         return None;
@@ -81,7 +83,11 @@ fn libraries_of(linker: &Path, executable: &Path) -> Vec<PathBuf> {
     let Ok(listing) = listing else {
         return Vec::new();
     };
-    listing.stdout.split(|&byte| byte == b'\n').filter_map(library_of_line).collect()
+    listing
+        .stdout
+        .split(|&byte| byte == b'\n')
+        .filter_map(library_of_line)
+        .collect()
 }
 
 /// `\tlibc.so.6 => /lib/libc.so.6 (0x7f…)` or `\t/lib/preload.so (0x7f…)`.
@@ -99,7 +105,11 @@ mod tests {
     #[test]
     fn a_dynamic_program_brings_its_linker_and_libc() {
         let files = files_of(Path::new("/bin/ls"));
-        let has = |name: &str| files.iter().any(|file| file.to_string_lossy().contains(name));
+        let has = |name: &str| {
+            files
+                .iter()
+                .any(|file| file.to_string_lossy().contains(name))
+        };
         assert!(has("/ls") && has("libc.so") && has("ld-linux"), "{files:?}");
     }
 
@@ -109,7 +119,9 @@ mod tests {
         let script = dir.path().join("script");
         std::fs::write(&script, "#!/usr/bin/env -S sh -e\n:\n").expect("a script");
         let files = files_of(&script);
-        let shell = Path::new("/bin/sh").canonicalize().expect("there is a shell");
+        let shell = Path::new("/bin/sh")
+            .canonicalize()
+            .expect("there is a shell");
         assert_eq!(files.first(), Some(&shell));
     }
 

@@ -7,14 +7,14 @@ use std::{
     time::SystemTime,
 };
 
-use memtrace_common::unwind;
 use tokio::sync::mpsc as tokio_mpsc;
 
 use super::library::SharedStore;
 use crate::{
-    ids::{ObjectId, Pid},
-    report::{Delivery, Measured, Output, OutputError, ProcessFacts, Report, ReportOptions, Sources},
-    resolve::{ObjectInfo, ObjectSource, ResolveOptions, Resolver},
+    ids::Pid,
+    plan::Plan,
+    report::{Delivery, Measured, Output, OutputError, ProcessFacts, Report, Sources},
+    resolve::Resolver,
     snapshot::{ProcessSnapshot, Snapshot},
 };
 
@@ -42,13 +42,19 @@ pub(super) struct Reporter {
 
 impl Reporter {
     /// Starts the thread.
-    pub(super) fn spawn(store: SharedStore, options: ReportOptions, output: Output) -> std::io::Result<Self> {
+    pub(super) fn spawn(store: SharedStore, plan: &Plan, output: Output) -> std::io::Result<Self> {
+        let plan = plan.clone();
         let (jobs, inbox) = mpsc::channel();
         let (answers, delivered) = tokio_mpsc::unbounded_channel();
         let thread = thread::Builder::new()
             .name("report".into())
-            .spawn(move || work(&inbox, &answers, &Files(store), &options, output))?;
-        Ok(Self { jobs, delivered, busy: false, _thread: thread })
+            .spawn(move || work(&inbox, &answers, &store, &plan, output))?;
+        Ok(Self {
+            jobs,
+            delivered,
+            busy: false,
+            _thread: thread,
+        })
     }
 
     /// Whether a report is being made.
@@ -76,49 +82,29 @@ impl Reporter {
 fn work(
     inbox: &mpsc::Receiver<Job>,
     answers: &tokio_mpsc::UnboundedSender<Delivered>,
-    files: &Files,
-    options: &ReportOptions,
+    store: &SharedStore,
+    plan: &Plan,
     mut output: Output,
 ) {
-    let mut resolver = Resolver::new(ResolveOptions::default());
+    let mut resolver = Resolver::new(plan.resolve.clone());
     while let Ok(job) = inbox.recv() {
         let facts = |process: &ProcessSnapshot| {
-            job.facts.get(&(process.pid, process.exec_count)).cloned().unwrap_or_default()
+            job.facts
+                .get(&(process.pid, process.exec_count))
+                .cloned()
+                .unwrap_or_default()
         };
         let sources = Sources {
             snapshot: &job.snapshot,
             facts: &facts,
-            objects: files,
+            objects: store.as_ref(),
             measured: &job.measured,
             time: SystemTime::now(),
             is_final: job.is_final,
         };
-        let report = Report::build(&sources, options, &mut resolver);
+        let report = Report::build(&sources, &plan.report, &mut resolver);
         if answers.send(output.write(&report)).is_err() {
             return;
         }
-    }
-}
-
-/// The session's files, as the resolver asks for them.
-struct Files(SharedStore);
-
-impl ObjectSource for Files {
-    fn get(&self, id: ObjectId) -> Option<ObjectInfo> {
-        let store = self.0.read().unwrap_or_else(std::sync::PoisonError::into_inner);
-        let object = store.get(id)?;
-        let elf = object.elf.as_ref().ok();
-        let segments = elf.map(|elf| {
-            elf.code()
-                .map(|code| unwind::Segment { file_off: code.file_off, size: code.file_size, rel: code.rel })
-                .collect()
-        });
-        Some(ObjectInfo {
-            path: object.path.clone(),
-            file: object.file().and_then(|file| file.try_clone().ok()).map(std::sync::Arc::new),
-            build_id: object.build_id().map(<[u8]>::to_vec),
-            base: elf.map_or(0, |elf| elf.base),
-            segments: segments.unwrap_or_default(),
-        })
     }
 }

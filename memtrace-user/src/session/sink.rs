@@ -6,11 +6,11 @@ use memtrace_common::event::Event;
 use tokio::sync::oneshot;
 
 use crate::{
-    ids::Millis,
     drain::{
         decode::{DecodeError, StackRecord},
         pump::Sink,
     },
+    ids::Millis,
     snapshot::{BlockFilter, Snapshot},
     track::Tracker,
 };
@@ -45,7 +45,9 @@ impl Sink for TrackerSink {
     }
 
     fn answer(&mut self, request: Freeze, now: Millis) {
-        let snapshot = self.0.freeze(request.filter, Duration::from_millis(now.0.into()));
+        let snapshot = self
+            .0
+            .freeze(request.filter, Duration::from_millis(now.0.into()));
         // The session may have given up on it.
         let _ = request.answer.send(snapshot);
     }

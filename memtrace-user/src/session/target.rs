@@ -42,6 +42,8 @@ pub(super) struct Target {
     pub(super) followed: bool,
     /// Its probes, by file.
     pub(super) links: HashMap<ObjectId, FileLinks>,
+    /// Files it mapped when it was last looked at.
+    pub(super) mapped: Vec<ObjectId>,
     /// Files whose probes are being attached.
     pub(super) pending: HashSet<ObjectId>,
     /// Whether the user has been told of it.
@@ -81,6 +83,7 @@ impl Target {
             exec_count: 0,
             followed,
             links: HashMap::new(),
+            mapped: Vec::new(),
             pending: HashSet::new(),
             announced: false,
             run: 0..0,
@@ -89,7 +92,13 @@ impl Target {
             former: VecDeque::new(),
             cpu_before: procfs::cpu_time(pid).unwrap_or_default(),
             cpu_since: Duration::ZERO,
-            looks: Looks { due: None, young: [].iter(), began: now, pause: SHORTEST_PAUSE, last: now },
+            looks: Looks {
+                due: None,
+                young: [].iter(),
+                began: now,
+                pause: SHORTEST_PAUSE,
+                last: now,
+            },
         }
     }
 
@@ -100,7 +109,10 @@ impl Target {
 
     /// Generation as reports print it: id, start, programs begun.
     pub(super) fn generation(&self) -> String {
-        format!("{}-{}-{}", self.info.pid, self.info.start_ticks, self.exec_count)
+        format!(
+            "{}-{}-{}",
+            self.info.pid, self.info.start_ticks, self.exec_count
+        )
     }
 
     /// It runs another program from here on.
@@ -108,7 +120,8 @@ impl Target {
         if self.former.len() == MAX_FORMER {
             self.former.pop_front();
         }
-        self.former.push_back(((self.pid(), self.exec_count), facts_of(self)));
+        self.former
+            .push_back(((self.pid(), self.exec_count), facts_of(self)));
         self.exec_count += 1;
         self.info.comm = comm;
         self.exe = procfs::exe(self.pid()).unwrap_or_default();
@@ -140,8 +153,11 @@ impl Target {
     pub(super) fn looked(&mut self, news: bool) {
         let looks = &mut self.looks;
         looks.last = Instant::now();
-        looks.pause =
-            if news { SHORTEST_PAUSE } else { (looks.pause * 2).min(LONGEST_PAUSE) };
+        looks.pause = if news {
+            SHORTEST_PAUSE
+        } else {
+            (looks.pause * 2).min(LONGEST_PAUSE)
+        };
         looks.due = looks.young.next().map(|after| looks.began + *after);
     }
 

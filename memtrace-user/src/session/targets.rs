@@ -5,6 +5,7 @@
 
 use std::{
     collections::{BTreeMap, VecDeque},
+    fmt::Write as _,
     path::Path,
     sync::Arc,
     time::Instant,
@@ -14,15 +15,17 @@ use memtrace_common::{
     notice::{self, NOTICE_FOLLOWED, Notice},
     process::{PROCESS_FOLLOW, PROCESS_TRACED, Process},
 };
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::mpsc;
 
 use super::{
+    attach::{self, Attached, Attaching},
     library::{Library, Sites},
     target::Target,
 };
 use crate::{
     ids::Pid,
-    probe::{Attacher, FileLinks, Maps, ProbeSite},
+    plan::Selection,
+    probe::{Attacher, FileLinks, Maps},
     target::{
         maps::MapsError,
         object::Object,
@@ -31,48 +34,35 @@ use crate::{
     },
 };
 
-/// Links that are made at the same time; more only queue up in the kernel.
-const PARALLEL_ATTACHES: usize = 16;
 /// Ended processes that are remembered for reports.
 const MAX_EXITED: usize = 1024;
-
-/// Who is selected.
-#[derive(Clone, Debug, Default)]
-pub struct Selection {
-    /// A process is selected when any of these takes it.
-    pub rules: Vec<Rule>,
-    /// Children of a selected process are selected.
-    pub follow_children: bool,
-}
-
-/// An attach that has ended.
-#[derive(Debug)]
-pub(super) struct Attached {
-    pid: Pid,
-    object: Arc<Object>,
-    result: anyhow::Result<FileLinks>,
-}
 
 /// What the user is told while the session runs.
 #[derive(Debug)]
 pub(super) enum Word {
     /// The probes of a process are in place.
-    Tracing { pid: Pid, comm: String, what: String },
+    Tracing {
+        pid: Pid,
+        comm: String,
+        what: String,
+    },
     /// A process cannot be traced, or not wholly.
-    Trouble { pid: Pid, comm: String, reason: String },
+    Trouble {
+        pid: Pid,
+        comm: String,
+        reason: String,
+    },
 }
 
 /// See the module.
 #[derive(Debug)]
 pub(super) struct Targets {
     selection: Selection,
-    attacher: Attacher,
+    attaching: Attaching,
     maps: Maps,
     library: Library,
     live: BTreeMap<Pid, Target>,
     exited: VecDeque<Target>,
-    done: mpsc::UnboundedSender<Attached>,
-    permits: Arc<Semaphore>,
     words: Vec<Word>,
 }
 
@@ -83,16 +73,14 @@ impl Targets {
         maps: Maps,
         library: Library,
     ) -> (Self, mpsc::UnboundedReceiver<Attached>) {
-        let (done, results) = mpsc::unbounded_channel();
+        let (attaching, results) = Attaching::new(attacher);
         let targets = Self {
             selection,
-            attacher,
+            attaching,
             maps,
             library,
             live: BTreeMap::new(),
             exited: VecDeque::new(),
-            done,
-            permits: Arc::new(Semaphore::new(PARALLEL_ATTACHES)),
             words: Vec::new(),
         };
         (targets, results)
@@ -113,19 +101,21 @@ impl Targets {
         self.live.is_empty()
     }
 
+    /// Whether nothing has been traced so far.
+    pub(super) fn is_untouched(&self) -> bool {
+        self.live.is_empty() && self.exited.is_empty()
+    }
+
     /// Whether all probes of a process are in place, or it is gone.
     pub(super) fn is_attached(&self, pid: Pid) -> bool {
-        self.live.get(&pid).is_none_or(|target| target.pending.is_empty())
+        self.live
+            .get(&pid)
+            .is_none_or(|target| target.pending.is_empty())
     }
 
     /// The probes' tables and counters.
     pub(super) fn maps(&self) -> &Maps {
         &self.maps
-    }
-
-    /// The library of files.
-    pub(super) fn library(&self) -> &Library {
-        &self.library
     }
 
     /// What is to be said since the last call.
@@ -149,12 +139,19 @@ impl Targets {
     }
 
     /// Traces a held child before it becomes its program: attaches to the files the program will map.
-    pub(super) fn begin_held(&mut self, pid: Pid, files: &[impl AsRef<Path>]) {
-        if let Some(info) = procfs::process(pid) {
+    pub(super) fn begin_held(&mut self, pid: Pid, program: &Path, files: &[impl AsRef<Path>]) {
+        if let Some(mut info) = procfs::process(pid) {
+            info.comm = program
+                .file_name()
+                .unwrap_or_default()
+                .to_string_lossy()
+                .into_owned();
             self.begin(info, false);
         }
-        let objects: Vec<_> =
-            files.iter().filter_map(|file| self.library.open(file.as_ref(), &mut self.maps)).collect();
+        let objects: Vec<_> = files
+            .iter()
+            .filter_map(|file| self.library.open(file.as_ref(), &mut self.maps))
+            .collect();
         self.attach_objects(pid, objects);
     }
 
@@ -178,9 +175,15 @@ impl Targets {
 
     /// Takes the result of an attach.
     pub(super) fn on_attached(&mut self, attached: Attached) {
-        let Attached { pid, object, result } = attached;
+        let Attached {
+            pid,
+            object,
+            result,
+        } = attached;
         let Some(target) = self.live.get_mut(&pid) else {
-            drop_later(result.ok());
+            if let Ok(links) = result {
+                attach::drop_later(links);
+            }
             return;
         };
         target.pending.remove(&object.id);
@@ -191,12 +194,14 @@ impl Targets {
             Err(_) if !procfs::exists(pid) => {}
             Err(error) => {
                 let reason = format!("failed to attach to `{}`: {error:#}", object.path.display());
-                self.words.push(Word::Trouble { pid, comm: target.info.comm.clone(), reason });
+                self.words.push(Word::Trouble {
+                    pid,
+                    comm: target.info.comm.clone(),
+                    reason,
+                });
             }
         }
-        if target.pending.is_empty() {
-            self.announce(pid);
-        }
+        self.announce(pid);
     }
 
     /// Looks at processes whose time has come; gives the next time.
@@ -220,26 +225,33 @@ impl Targets {
             .values_mut()
             .flat_map(|target| target.links.drain().map(|(_, links)| links))
             .collect();
-        // The kernel waits for running probes at each link; side by side the waits overlap.
-        std::thread::scope(|scope| {
-            for link in links {
-                scope.spawn(move || drop(link));
-            }
-        });
+        attach::drop_now(links);
     }
 
     fn selects(&self, pid: Pid, comm: &str) -> bool {
-        let needs_cgroup = self.selection.rules.iter().any(|rule| matches!(rule, Rule::Cgroup(_)));
-        let cgroup = if needs_cgroup { procfs::cgroup(pid) } else { None };
-        self.selection.rules.iter().any(|rule| rule.takes(pid, comm, cgroup.as_deref()))
+        let needs_cgroup = self
+            .selection
+            .rules
+            .iter()
+            .any(|rule| matches!(rule, Rule::Cgroup(_)));
+        let cgroup = if needs_cgroup {
+            procfs::cgroup(pid)
+        } else {
+            None
+        };
+        self.selection
+            .rules
+            .iter()
+            .any(|rule| rule.takes(pid, comm, cgroup.as_deref()))
     }
 
     /// Whether the children of a process of this name are selected as they are forked.
     fn follows(&self, pid: Pid, comm: &str) -> bool {
         // A child has its parent's name and cgroup, but not its id.
-        let inherits = self.selection.rules.iter().any(|rule| {
-            rule.is_open() && rule.takes(pid, comm, procfs::cgroup(pid).as_deref())
-        });
+        let inherits =
+            self.selection.rules.iter().any(|rule| {
+                rule.is_open() && rule.takes(pid, comm, procfs::cgroup(pid).as_deref())
+            });
         self.selection.follow_children || inherits
     }
 
@@ -265,7 +277,11 @@ impl Targets {
             }
             Err(error) => {
                 let comm = target.info.comm.clone();
-                self.words.push(Word::Trouble { pid, comm, reason: error.to_string() });
+                self.words.push(Word::Trouble {
+                    pid,
+                    comm,
+                    reason: error.to_string(),
+                });
                 target.looked(false);
                 return;
             }
@@ -273,7 +289,12 @@ impl Targets {
         let old = std::mem::replace(&mut target.run, map.run.clone());
         let comm = target.info.comm.clone();
         let generation = target.exec_count;
-        let flags = PROCESS_TRACED | if self.follows(pid, &comm) { PROCESS_FOLLOW } else { 0 };
+        let flags = PROCESS_TRACED
+            | if self.follows(pid, &comm) {
+                PROCESS_FOLLOW
+            } else {
+                0
+            };
         let process = Process {
             mapping_base: map.run.start,
             mapping_count: map.run.end - map.run.start,
@@ -287,10 +308,13 @@ impl Targets {
             self.words.push(Word::Trouble { pid, comm, reason });
         }
         self.library.retire(old);
+        let mapped = map.objects.iter().map(|object| object.id).collect();
         let news = self.attach_objects(pid, map.objects);
         if let Some(target) = self.live.get_mut(&pid) {
+            target.mapped = mapped;
             target.looked(news);
         }
+        self.announce(pid);
     }
 
     /// Attaches to the allocators among `objects` that are not attached yet; says whether there were any.
@@ -300,21 +324,26 @@ impl Targets {
         };
         let mut hidden = None;
         let mut news = false;
+        // Links outlive an exec: what the program before had attached to, this one maps again.
+        let mut again = false;
         for object in objects {
             if target.links.contains_key(&object.id) || target.pending.contains(&object.id) {
+                again |= target.links.contains_key(&object.id);
                 continue;
             }
             match self.library.sites_of(&object) {
                 Sites::Found(sites, _) => {
                     target.pending.insert(object.id);
-                    spawn_attach(&self.attacher, &self.permits, &self.done, pid, object, sites.clone());
+                    self.attaching.begin(pid, object, sites.clone());
                     news = true;
                 }
                 Sites::Hidden => hidden = Some(object),
                 Sites::None => {}
             }
         }
-        if let (Some(object), true, true) = (hidden, target.links.is_empty(), target.pending.is_empty()) {
+        if let (Some(object), true, true) =
+            (hidden, target.links.is_empty(), target.pending.is_empty())
+        {
             if !target.announced {
                 target.announced = true;
                 let comm = target.info.comm.clone();
@@ -324,25 +353,35 @@ impl Targets {
                 );
                 self.words.push(Word::Trouble { pid, comm, reason });
             }
+        } else if again && target.pending.is_empty() {
+            self.announce(pid);
         }
         news
     }
 
+    /// Says once for each program that its probes are in place.
     fn announce(&mut self, pid: Pid) {
         let Some(target) = self.live.get_mut(&pid) else {
             return;
         };
-        if target.announced || target.links.is_empty() {
+        if target.announced || !target.pending.is_empty() {
             return;
         }
         let mut found = Vec::new();
         let mut functions = 0;
-        for object in target.links.keys() {
-            if let Some(Sites::Found(sites, flavour)) = self.library.known_sites(*object) {
-                if flavour != "linker" {
-                    functions += sites.len();
-                    found.push(flavour.clone());
-                }
+        let mut left_alone = 0;
+        // A link outlives the program it was made for: only files that are mapped count.
+        for object in target
+            .mapped
+            .iter()
+            .filter(|object| target.links.contains_key(object))
+        {
+            if let Some(Sites::Found(sites, flavour)) = self.library.known_sites(*object)
+                && flavour != "linker"
+            {
+                left_alone += self.attaching.left_alone(sites);
+                functions += sites.len();
+                found.push(flavour.clone());
             }
         }
         if found.is_empty() {
@@ -350,8 +389,22 @@ impl Targets {
         }
         target.announced = true;
         found.sort();
-        let what = format!("{}, {functions} functions", found.join(" + "));
-        self.words.push(Word::Tracing { pid, comm: target.info.comm.clone(), what });
+        let mut what = format!(
+            "{}, {} functions",
+            found.join(" + "),
+            functions - left_alone
+        );
+        if left_alone > 0 {
+            let _ = write!(
+                what,
+                "; {left_alone} forms of operator new are left alone: before Linux 6.13 a probe would end a program in which they throw"
+            );
+        }
+        self.words.push(Word::Tracing {
+            pid,
+            comm: target.info.comm.clone(),
+            what,
+        });
     }
 
     fn on_fork(&mut self, told: &Notice) {
@@ -402,9 +455,10 @@ impl Targets {
             return;
         };
         target.exited = true;
-        self.library.retire(std::mem::replace(&mut target.run, 0..0));
+        self.library
+            .retire(std::mem::replace(&mut target.run, 0..0));
         for (_, links) in target.links.drain() {
-            drop_later(Some(links));
+            attach::drop_later(links);
         }
         if self.exited.len() == MAX_EXITED {
             self.exited.pop_front();
@@ -420,39 +474,11 @@ impl Targets {
     }
 }
 
-/// Makes the links of one file in one process on a blocking thread.
-fn spawn_attach(
-    attacher: &Attacher,
-    permits: &Arc<Semaphore>,
-    done: &mpsc::UnboundedSender<Attached>,
-    pid: Pid,
-    object: Arc<Object>,
-    sites: Arc<[ProbeSite]>,
-) {
-    let (attacher, permits, done) = (attacher.clone(), permits.clone(), done.clone());
-    tokio::spawn(async move {
-        let _permit = permits.acquire().await;
-        let file = object.clone();
-        let result = tokio::task::spawn_blocking(move || {
-            use std::os::fd::AsFd as _;
-            let file = file.file().ok_or_else(|| anyhow::anyhow!("the file is not open"))?;
-            attacher.attach(file.as_fd(), &sites, pid)
-        })
-        .await
-        .unwrap_or_else(|error| Err(anyhow::anyhow!("{error}")));
-        // The session may have ended.
-        let _ = done.send(Attached { pid, object, result });
-    });
-}
-
-/// Removes links on a blocking thread: it waits for the kernel.
-fn drop_later(links: Option<FileLinks>) {
-    if let Some(links) = links {
-        tokio::task::spawn_blocking(move || drop(links));
-    }
-}
-
 fn comm_of(told: &Notice) -> String {
-    let end = told.comm.iter().position(|&byte| byte == 0).unwrap_or(told.comm.len());
+    let end = told
+        .comm
+        .iter()
+        .position(|&byte| byte == 0)
+        .unwrap_or(told.comm.len());
     String::from_utf8_lossy(&told.comm[..end]).into_owned()
 }

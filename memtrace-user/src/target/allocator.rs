@@ -20,6 +20,8 @@ mod selection;
 mod survey;
 mod symbols;
 
+use memtrace_common::cookie;
+
 use self::{
     code::Code, probe_point::ProbePoint, routing::Router, selection::Selected, survey::Survey,
     symbols::Symbols,
@@ -68,6 +70,17 @@ pub struct AllocatorFunction {
     pub file_off: u64,
     /// Where the probe goes.
     pub point: ProbePoint,
+    /// Whether it throws an exception when it fails (`memtrace_common::cookie::THROWS` says what that means).
+    pub throws: bool,
+}
+
+impl AllocatorFunction {
+    /// What its probe must know (`memtrace_common::cookie`).
+    #[must_use]
+    pub fn cookie(&self) -> u32 {
+        let throws = if self.throws { cookie::THROWS } else { 0 };
+        cookie::pack(self.kind, self.point.arguments) | throws
+    }
 }
 
 /// The allocator (or, rarely, the allocators) in one object.
@@ -161,6 +174,7 @@ fn place(code: &Code<'_>, selected: &Selected<'_>) -> Option<AllocatorFunction> 
         rel: candidate.rel,
         file_off,
         point: probe_point::choose(&bytes, file_off, selected.kind)?,
+        throws: candidate.known.throws,
     })
 }
 

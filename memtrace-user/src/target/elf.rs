@@ -83,6 +83,8 @@ pub struct Section {
     pub file: Range<u64>,
     /// The section it refers to: of a symbol table, the strings.
     pub link: u32,
+    /// Whether it holds instructions.
+    pub executable: bool,
 }
 
 /// A function by its symbol.
@@ -136,6 +138,24 @@ impl Elf {
             .map(|segment| segment.rel + segment.file_size)
             .max()
             .unwrap_or(0)
+    }
+
+    /// Where instructions lie, as `rel`: by the sections, or where these are stripped by the segments, which may
+    /// hold read-only data as well.
+    #[must_use]
+    pub fn instruction_ranges(&self) -> Vec<Range<u64>> {
+        let of_section = |section: &Section| {
+            let start = section.vaddr.checked_sub(self.base)?;
+            Some(start..start.saturating_add(section.file.end - section.file.start))
+        };
+        let sections = self.sections.iter().filter(|section| section.executable);
+        let ranges: Vec<_> = sections.filter_map(of_section).take(MAX_SEGMENTS).collect();
+        if !ranges.is_empty() {
+            return ranges;
+        }
+        self.code()
+            .map(|segment| segment.rel..segment.rel + segment.file_size)
+            .collect()
     }
 
     /// A section by name, if the file has its bytes as they are (not compressed, not left out).
@@ -394,5 +414,6 @@ fn section(image: &Image, header: &SectionHeader64<LE>, names: &[u8]) -> Section
             0..0
         },
         link: header.sh_link.get(LE),
+        executable: header.sh_flags.get(LE) & u64::from(elf::SHF_EXECINSTR) != 0,
     }
 }

@@ -28,6 +28,12 @@ impl Image {
         &self.file
     }
 
+    /// Bytes of the file when it was opened.
+    #[must_use]
+    pub fn size(&self) -> u64 {
+        self.len
+    }
+
     /// Reads `size` bytes at `file_off`, all of them or an error. More than [`MAX_READ`] is an error.
     pub fn read(&self, file_off: u64, size: u64) -> io::Result<Vec<u8>> {
         let inside = file_off

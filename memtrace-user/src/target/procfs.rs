@@ -34,7 +34,11 @@ pub fn processes() -> Vec<ProcessInfo> {
 pub fn process(pid: Pid) -> Option<ProcessInfo> {
     let stat = Stat::read(pid)?;
     let alive = !matches!(stat.state, 'Z' | 'X') && stat.virtual_bytes != 0;
-    alive.then(|| ProcessInfo { pid, comm: stat.comm, start_ticks: stat.start_ticks })
+    alive.then(|| ProcessInfo {
+        pid,
+        comm: stat.comm,
+        start_ticks: stat.start_ticks,
+    })
 }
 
 /// Whether there is such a process, be it dying.
@@ -61,14 +65,18 @@ pub fn rss(pid: Pid) -> Option<Bytes> {
 #[must_use]
 pub fn cpu_time(pid: Pid) -> Option<Duration> {
     let stat = Stat::read(pid)?;
-    Some(Duration::from_secs_f64(stat.cpu_ticks as f64 / ticks_per_second()))
+    Some(Duration::from_secs_f64(
+        stat.cpu_ticks as f64 / ticks_per_second(),
+    ))
 }
 
 /// Its cgroup, relative to the root of the cgroup-2 hierarchy. `None` when it is gone or there is no such hierarchy.
 #[must_use]
 pub fn cgroup(pid: Pid) -> Option<PathBuf> {
     let text = fs::read_to_string(format!("/proc/{pid}/cgroup")).ok()?;
-    text.lines().find_map(|line| line.strip_prefix("0::")).map(PathBuf::from)
+    text.lines()
+        .find_map(|line| line.strip_prefix("0::"))
+        .map(PathBuf::from)
 }
 
 /// The fields of `/proc/PID/stat` that are used here (proc_pid_stat(5)).
@@ -114,7 +122,9 @@ fn ticks_per_second() -> f64 {
 
 fn sysconf(variable: nix::unistd::SysconfVar, usual: u64) -> u64 {
     let value = nix::unistd::sysconf(variable).ok().flatten();
-    value.and_then(|value| u64::try_from(value).ok()).unwrap_or(usual)
+    value
+        .and_then(|value| u64::try_from(value).ok())
+        .unwrap_or(usual)
 }
 
 #[cfg(test)]
@@ -136,7 +146,10 @@ mod tests {
         let stat = b"7 (a) b (c) S 1 7 7 0 -1 4194304 1 0 0 0 11 22 0 0 20 0 1 0 555 4096 1";
         let stat = Stat::parse(stat).expect("well-formed");
         assert_eq!((stat.comm.as_str(), stat.state), ("a) b (c", 'S'));
-        assert_eq!((stat.cpu_ticks, stat.start_ticks, stat.virtual_bytes), (33, 555, 4096));
+        assert_eq!(
+            (stat.cpu_ticks, stat.start_ticks, stat.virtual_bytes),
+            (33, 555, 4096)
+        );
     }
 
     #[test]

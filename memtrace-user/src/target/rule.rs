@@ -39,8 +39,14 @@ impl CommPattern {
     /// When it is a glob that does not parse.
     pub fn new(text: &str) -> Result<Self, globset::Error> {
         let is_glob = text.contains(['*', '?', '[']);
-        let glob = is_glob.then(|| Glob::new(text)).transpose()?.map(|glob| glob.compile_matcher());
-        Ok(Self { text: text.to_owned(), glob })
+        let glob = is_glob
+            .then(|| Glob::new(text))
+            .transpose()?
+            .map(|glob| glob.compile_matcher());
+        Ok(Self {
+            text: text.to_owned(),
+            glob,
+        })
     }
 
     /// Whether a process of this name is meant.
@@ -53,7 +59,8 @@ impl CommPattern {
             // The kernel has cut the name.
             return self.text.starts_with(comm);
         }
-        comm.strip_prefix(self.text.as_str()).is_some_and(is_version)
+        comm.strip_prefix(self.text.as_str())
+            .is_some_and(is_version)
     }
 }
 
@@ -63,12 +70,12 @@ impl std::fmt::Display for CommPattern {
     }
 }
 
-/// Nothing, or digits and dots that begin with a digit: `3`, `3.12`, `3.13.0`, also `-3.12`.
+/// Nothing, or a number with dots: `3`, `3.12`, also with a dot or a dash before it (`.12`, `-3.12`).
 fn is_version(rest: &str) -> bool {
-    let rest = rest.strip_prefix('-').unwrap_or(rest);
+    let number = rest.strip_prefix(['.', '-']).unwrap_or(rest);
     rest.is_empty()
-        || rest.starts_with(|c: char| c.is_ascii_digit())
-            && rest.chars().all(|c| c.is_ascii_digit() || c == '.')
+        || number.starts_with(|c: char| c.is_ascii_digit())
+            && number.chars().all(|c| c.is_ascii_digit() || c == '.')
 }
 
 impl Rule {
@@ -90,20 +97,47 @@ impl Rule {
     }
 }
 
+/// As it was typed.
+impl std::fmt::Display for Rule {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Pid(pid) => write!(f, "--pid {pid}"),
+            Self::Comm(pattern) => write!(f, "--comm {pattern}"),
+            Self::Cgroup(path) => write!(f, "--cgroup {}", path.display()),
+            Self::All => f.write_str("--all"),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn matches(pattern: &str, comm: &str) -> bool {
-        CommPattern::new(pattern).expect("a valid pattern").matches(comm)
+        CommPattern::new(pattern)
+            .expect("a valid pattern")
+            .matches(comm)
     }
 
     #[test]
     fn a_name_takes_itself_and_its_versioned_forms() {
-        for comm in ["python", "python3", "python3.12", "python3.13.0", "python-3.9"] {
+        for comm in [
+            "python",
+            "python3",
+            "python3.12",
+            "python3.13.0",
+            "python-3.9",
+        ] {
             assert!(matches("python", comm), "{comm}");
         }
-        for comm in ["python-config", "python3.12-dbg", "pythonista", "ipython", "python.", "Python"] {
+        for comm in [
+            "python-config",
+            "python3.12-dbg",
+            "pythonista",
+            "ipython",
+            "python.",
+            "Python",
+        ] {
             assert!(!matches("python", comm), "{comm}");
         }
         assert!(!matches("python3.12", "python3.1"));

@@ -69,8 +69,15 @@ impl ObjectStore {
         let file = File::open(path).ok()?;
         let meta = file.metadata().ok()?;
         let dev = nix::sys::stat::major(meta.dev()) << 20 | nix::sys::stat::minor(meta.dev());
-        let key = FileKey { dev, ino: meta.ino() };
-        if let Some(known) = self.by_file.get(&(key.dev, key.ino)).filter(|known| !known.is_unopened()) {
+        let key = FileKey {
+            dev,
+            ino: meta.ino(),
+        };
+        if let Some(known) = self
+            .by_file
+            .get(&(key.dev, key.ino))
+            .filter(|known| !known.is_unopened())
+        {
             return Some(known.clone());
         }
         let object = self.add(key, path.to_owned(), Ok(file))?;

@@ -41,6 +41,11 @@ impl ObjectRows {
         let cfi = eh_frame::add_rows(image, elf, &mut builder);
         let depth = stack_depth::add_rows(image, elf, &mut builder);
         let rows = builder.finish();
+        log::debug!(
+            "{}: {} rows, {cfi:?}, {depth:?}",
+            object.path.display(),
+            rows.len()
+        );
         if rows.is_empty() {
             return Err(CUT_NO_ROW);
         }

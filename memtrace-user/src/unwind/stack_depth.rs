@@ -7,7 +7,9 @@
 //!
 //! Owns which addresses are beginnings of functions ([`seeds`]), where each ends, and which of two claims on the same
 //! byte counts. The order of certainty: a function symbol and the target of a call are beginnings; an address that is
-//! merely taken is one only if the walk from there comes to a proper return.
+//! merely taken is one only if the walk from there comes to a proper return, or to a proper stop.
+//!
+//! On code that compilers do describe, this finds the same frames; see the tests for the figures.
 
 mod frame;
 mod function;
@@ -27,12 +29,20 @@ use crate::target::{elf::Elf, image::Image};
 /// Instructions of one object that are looked at in one round; musl has 100 thousand. What lies behind is left
 /// without rows.
 const MAX_INSTRUCTIONS: usize = 1 << 21;
+/// Bytes of code that are read; musl has 400 thousand.
+const MAX_CODE: u64 = 64 << 20;
+/// Pieces of code that are read.
+const MAX_GAPS: usize = 1 << 16;
 /// Bytes of a piece of code that is worth looking at; less is padding between functions.
 const MIN_GAP: usize = 16;
 /// The rest of the program is searched for calls into the gaps if these are at least one part in so many.
-const MAX_GAP_SHARE: u64 = 16;
+const MAX_GAP_SHARE: usize = 16;
 /// Rounds in which functions that never return are found.
 const MAX_ROUNDS: usize = 6;
+
+/// `mov $15, %rax; syscall` (`rt_sigreturn`), to which a signal handler returns. It is never called, and kernel and
+/// debuggers know it by these very bytes.
+const SIGNAL_RETURN: &[u8] = b"\x48\xc7\xc0\x0f\x00\x00\x00\x0f\x05";
 
 /// What was found, for those who ask how good the rows are.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -52,20 +62,26 @@ struct Code {
 }
 
 impl Code {
-    /// Reads the parts of `ranges` that the file has as code. What cannot be read is left out.
+    /// Reads the parts of `ranges` that the file has as code, up to [`MAX_CODE`] bytes. What cannot be read is left
+    /// out.
     fn read(image: &Image, elf: &Elf, ranges: &[Range<u32>]) -> Self {
-        let parts = elf.code().flat_map(|segment| {
-            ranges.iter().filter_map(|range| {
-                let start = u64::from(range.start).max(segment.rel);
-                let end = u64::from(range.end).min(segment.rel + segment.file_size);
-                let size = end.checked_sub(start).filter(|&size| size > 0)?;
-                let bytes = image
-                    .read(segment.file_off + (start - segment.rel), size)
-                    .ok()?;
-                Some((u32::try_from(start).ok()?, bytes))
-            })
-        });
-        let mut pieces: Vec<_> = parts.collect();
+        let mut left = MAX_CODE;
+        let mut pieces = Vec::new();
+        for (segment, range) in elf
+            .code()
+            .flat_map(|segment| ranges.iter().map(move |range| (segment, range)))
+        {
+            let start = u64::from(range.start).max(segment.rel);
+            let end = u64::from(range.end).min(segment.rel + segment.file_size);
+            let size = end.saturating_sub(start);
+            if size == 0 || size > left {
+                continue;
+            }
+            if let Ok(bytes) = image.read(segment.file_off + (start - segment.rel), size) {
+                left -= size;
+                pieces.push((start as u32, bytes));
+            }
+        }
         pieces.sort_unstable_by_key(|(start, _)| *start);
         Self { pieces }
     }
@@ -90,30 +106,39 @@ type Covered = BTreeMap<u32, (u8, Rule)>;
 
 /// Adds rows for the code that `builder` has none for yet.
 pub fn add_rows(image: &Image, elf: &Elf, builder: &mut RowsBuilder) -> DepthStats {
-    let first = elf.code().map(|segment| segment.rel).min().unwrap_or(0);
-    let (Ok(first), Ok(end)) = (u32::try_from(first), u32::try_from(elf.code_end())) else {
-        return DepthStats::default();
-    };
-    let mut gaps = builder.gaps(first..end);
+    let ranges: Vec<Range<u32>> = elf
+        .instruction_ranges()
+        .into_iter()
+        .filter_map(|range| Some(u32::try_from(range.start).ok()?..u32::try_from(range.end).ok()?))
+        .collect();
+    let mut gaps: Vec<_> = ranges
+        .iter()
+        .flat_map(|range| builder.gaps(range.clone()))
+        .collect();
     gaps.retain(|gap| gap.len() >= MIN_GAP);
+    gaps.truncate(MAX_GAPS);
     let code = Code::read(image, elf, &gaps);
-    let gap_bytes: usize = code.pieces.iter().map(|(_, bytes)| bytes.len()).sum();
-    let other = if gap_bytes as u64 >= elf.code_end() / MAX_GAP_SHARE {
-        Code::read(image, elf, &[first..end])
+    let rest = if size(&gaps) >= size(&ranges) / MAX_GAP_SHARE {
+        Code::read(image, elf, &ranges)
     } else {
         Code::default()
     };
     let mut depth = Depth {
         code: &code,
-        seeds: Seeds::find(image, elf, &code, &other),
+        seeds: Seeds::find(image, elf, &code, &rest),
         noreturn: NoReturn::imported(image, elf),
         covered: Covered::new(),
         budget: 0,
         stats: DepthStats::default(),
     };
     depth.follow_all();
+    depth.mark_signal_returns();
     emit(&depth.covered, builder);
     depth.stats
+}
+
+fn size(ranges: &[Range<u32>]) -> usize {
+    ranges.iter().map(Range::len).sum()
 }
 
 /// The walk over all functions of an object.
@@ -164,11 +189,15 @@ impl Depth<'_> {
             rules,
             tail_calls,
         } = walk.run(&mut self.budget);
-        if ending == Ending::Never {
+        if matches!(ending, Ending::Never | Ending::RunsOff) {
             self.noreturn.insert(seed.start);
         }
-        // A certain beginning needs no proof.
-        let proven = ending == Ending::Returns || (ending != Ending::Impossible && seed.is_certain);
+        let proven = match ending {
+            Ending::Returns | Ending::Never => true,
+            // A certain beginning needs no proof.
+            Ending::RunsOff | Ending::Unknown => seed.is_certain,
+            Ending::Impossible => false,
+        };
         if !proven {
             self.stats.rejected += 1;
             return;
@@ -182,6 +211,26 @@ impl Depth<'_> {
             let entry = self.covered.entry(rel).or_insert((len, rule));
             if entry.1 != rule {
                 entry.1 = Rule::NONE;
+            }
+        }
+    }
+
+    /// Gives the returns of signal handlers their rule.
+    fn mark_signal_returns(&mut self) {
+        for (start, bytes) in &self.code.pieces {
+            let found = bytes
+                .windows(SIGNAL_RETURN.len())
+                .enumerate()
+                .filter(|(_, window)| *window == SIGNAL_RETURN);
+            for (at, _) in found {
+                let first = start + at as u32;
+                let syscall = first + SIGNAL_RETURN.len() as u32 - 2;
+                self.covered.insert(first, (7, Rule::SIGNAL));
+                self.covered.insert(syscall, (2, Rule::SIGNAL));
+                // A handler returns to the first byte, and return addresses are looked up one byte before.
+                if at > 0 {
+                    self.covered.insert(first - 1, (1, Rule::SIGNAL));
+                }
             }
         }
     }

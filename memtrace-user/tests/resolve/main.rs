@@ -1,5 +1,7 @@
 //! Names from real files. The truth is binutils': `addr2line`, `nm`, `objdump`.
 
+#![expect(clippy::unwrap_used, reason = "a panic is how a test reports")]
+
 mod oracle;
 
 use std::{
@@ -13,51 +15,49 @@ use std::{
 
 use memtrace::{
     ids::{Bytes, ObjectId},
-    resolve::{Frame, ObjectInfo, Reason, ResolveOptions, Resolver},
+    resolve::{Frame, Reason, ResolveOptions, Resolver},
     snapshot::Stack,
+    target::object::Object,
 };
-use memtrace_common::stack::{FRAME_EXACT, FRAME_RUNTIME, frame};
+use memtrace_common::{
+    stack::{FRAME_EXACT, FRAME_RUNTIME, frame},
+    unwind::FileKey,
+};
 use object::{Object as _, ObjectSymbol as _};
 
-use oracle::{Line, addr2line, compile, info_of, objcopy, return_addresses};
-
-const ID: ObjectId = ObjectId(7);
+use oracle::{ID, Line, addr2line, compile, objcopy, object_of, return_addresses};
 
 fn resolver() -> Resolver {
     Resolver::new(ResolveOptions::default())
 }
 
 /// Names the frames of one stack in one object.
-fn names(resolver: &mut Resolver, info: &ObjectInfo, frames: &[u64]) -> Vec<Frame> {
-    let objects = HashMap::from([(ID, info.clone())]);
+fn names(resolver: &mut Resolver, object: &Arc<Object>, frames: &[u64]) -> Vec<Frame> {
+    let objects = HashMap::from([(ID, Arc::clone(object))]);
     let stack = Stack {
         frames: frames.into(),
-        cut: 0,
-        cut_addr: 0,
+        ..Stack::default()
     };
     let names = resolver.resolve([&stack], &objects);
     names.frames(&stack).collect()
 }
 
 /// Names return addresses, given as virtual addresses of the file.
-fn lines(info: &ObjectInfo, returns: &[u64]) -> Vec<Vec<Line>> {
-    names(&mut resolver(), info, &words(info, returns))
-        .iter()
-        .map(Line::all_of)
-        .collect()
+fn lines(object: &Arc<Object>, returns: &[u64]) -> Vec<Vec<Line>> {
+    let frames = names(&mut resolver(), object, &words(object, returns));
+    frames.iter().map(Line::all_of).collect()
 }
 
 /// Frame words of virtual addresses of the file.
-fn words(info: &ObjectInfo, addrs: &[u64]) -> Vec<u64> {
-    let word = |addr: &u64| frame(ID.0, u32::try_from(addr - info.base).unwrap());
+fn words(object: &Object, addrs: &[u64]) -> Vec<u64> {
+    let base = object.elf.as_ref().unwrap().base;
+    let word = |addr: &u64| frame(ID.0, u32::try_from(addr - base).unwrap());
     addrs.iter().map(word).collect()
 }
 
-fn reasons(info: &ObjectInfo) -> Reason {
-    names(&mut resolver(), info, &[frame(ID.0, 0x1234)])[0]
-        .functions
-        .clone()
-        .unwrap_err()
+fn reason(object: Object) -> Reason {
+    let frames = names(&mut resolver(), &Arc::new(object), &[frame(ID.0, 0x1234)]);
+    frames[0].functions.clone().unwrap_err()
 }
 
 #[test]
@@ -69,7 +69,7 @@ fn inlined_cpp_frames_equal_addr2line() {
         assert!(returns.len() > 20, "{} calls", returns.len());
         let lookups: Vec<u64> = returns.iter().map(|addr| addr - 1).collect();
         let mut truth = addr2line(&program, &lookups);
-        let mut found = lines(&info_of(&program), &returns);
+        let mut found = lines(&Arc::new(object_of(&program)), &returns);
         if dwarf == "-gdwarf-5" {
             // addr2line 2.40 names wrong files here (llvm-symbolizer does not); its lines are right.
             for line in truth.iter_mut().chain(&mut found).flatten() {
@@ -95,20 +95,10 @@ fn inlined_cpp_frames_equal_addr2line() {
 }
 
 #[test]
-fn the_load_base_is_added() {
-    let folder = tempfile::tempdir().unwrap();
-    let program = compile(folder.path());
-    let returns = return_addresses(&program);
-    let mut moved = info_of(&program);
-    moved.base = 0x400;
-    assert_eq!(lines(&moved, &returns), lines(&info_of(&program), &returns));
-}
-
-#[test]
 fn every_function_of_this_test_and_of_libc_has_the_name_that_nm_has() {
     for path in [std::env::current_exe().unwrap(), libc_path()] {
-        let info = info_of(&path);
-        let truth = oracle::functions(&path, info.build_id.as_deref());
+        let object = Arc::new(object_of(&path));
+        let truth = oracle::functions(&path, object.elf.as_ref().unwrap().build_id.as_deref());
         assert!(
             truth.len() > 1000,
             "{} functions in {}",
@@ -116,12 +106,12 @@ fn every_function_of_this_test_and_of_libc_has_the_name_that_nm_has() {
             path.display()
         );
         let addrs: Vec<u64> = truth.iter().map(|(addr, _)| *addr).collect();
-        let words: Vec<u64> = words(&info, &addrs)
+        let words: Vec<u64> = words(&object, &addrs)
             .iter()
             .map(|word| word | FRAME_EXACT)
             .collect();
         let mut differ = Vec::new();
-        for ((_, truth), frame) in truth.iter().zip(names(&mut resolver(), &info, &words)) {
+        for ((_, truth), frame) in truth.iter().zip(names(&mut resolver(), &object, &words)) {
             let functions = frame
                 .functions
                 .unwrap_or_else(|reason| panic!("{truth:?}: {reason}"));
@@ -154,8 +144,8 @@ fn names_survive_deletion_and_replacement() {
     let folder = tempfile::tempdir().unwrap();
     let program = compile(folder.path());
     let returns = return_addresses(&program);
-    let info = info_of(&program);
-    let truth = lines(&info, &returns);
+    let object = Arc::new(object_of(&program));
+    let truth = lines(&object, &returns);
     assert!(
         truth
             .iter()
@@ -164,9 +154,39 @@ fn names_survive_deletion_and_replacement() {
     );
 
     fs::remove_file(&program).unwrap();
-    assert_eq!(lines(&info, &returns), truth);
+    assert_eq!(lines(&object, &returns), truth);
     fs::write(&program, "something else").unwrap();
-    assert_eq!(lines(&info, &returns), truth);
+    assert_eq!(lines(&object, &returns), truth);
+}
+
+#[test]
+fn a_file_that_shrinks_after_it_was_read_costs_names_only() {
+    let folder = tempfile::tempdir().unwrap();
+    let program = compile(folder.path());
+    let object = Arc::new(object_of(&program));
+    let words = words(&object, &return_addresses(&program));
+    let (first, rest) = words.split_first().unwrap();
+    let mut resolver = resolver();
+    assert!(
+        names(&mut resolver, &object, &[*first])[0]
+            .functions
+            .is_ok()
+    );
+    File::options()
+        .write(true)
+        .open(&program)
+        .unwrap()
+        .set_len(100)
+        .unwrap();
+    for frame in names(&mut resolver, &object, rest) {
+        assert_eq!(frame.functions, Err(Reason::Damaged));
+    }
+    assert!(
+        names(&mut resolver, &object, &[*first])[0]
+            .functions
+            .is_ok(),
+        "still in the cache"
+    );
 }
 
 #[test]
@@ -174,9 +194,9 @@ fn a_debuglink_file_names_a_stripped_object() {
     let folder = tempfile::tempdir().unwrap();
     let program = compile(folder.path());
     let returns = return_addresses(&program);
-    let truth = lines(&info_of(&program), &returns);
+    let truth = lines(&Arc::new(object_of(&program)), &returns);
     let stripped = objcopy::strip_with_link(&program, &folder.path().join("program.debug"));
-    assert_eq!(lines(&info_of(&stripped), &returns), truth);
+    assert_eq!(lines(&Arc::new(object_of(&stripped)), &returns), truth);
 
     // In the folder `.debug`, and through a descriptor of the deleted object.
     let hidden = folder.path().join(".debug");
@@ -186,9 +206,9 @@ fn a_debuglink_file_names_a_stripped_object() {
         hidden.join("program.debug"),
     )
     .unwrap();
-    let info = info_of(&stripped);
+    let object = Arc::new(object_of(&stripped));
     fs::remove_file(&stripped).unwrap();
-    assert_eq!(lines(&info, &returns), truth);
+    assert_eq!(lines(&object, &returns), truth);
 }
 
 #[test]
@@ -202,7 +222,7 @@ fn a_debug_file_that_is_not_the_objects_own_is_not_believed() {
     *bytes.last_mut().unwrap() ^= 1;
     fs::write(&debug, bytes).unwrap();
 
-    let found = lines(&info_of(&stripped), &returns);
+    let found = lines(&Arc::new(object_of(&stripped)), &returns);
     assert!(found.iter().flatten().all(|line| line.place.is_none()));
     let exported = found
         .iter()
@@ -222,7 +242,7 @@ fn damaged_debug_information_takes_nothing_away() {
     let debug = folder.path().join("program.debug");
     for seed in 0..40_u64 {
         let stripped = objcopy::strip_with_damaged_link(&program, &debug, seed);
-        let found = lines(&info_of(&stripped), &returns);
+        let found = lines(&Arc::new(object_of(&stripped)), &returns);
         let exported = found
             .iter()
             .flatten()
@@ -234,25 +254,31 @@ fn damaged_debug_information_takes_nothing_away() {
 #[test]
 fn what_cannot_be_named_says_why() {
     let folder = tempfile::tempdir().unwrap();
-    let program = compile(folder.path());
-    let mut bare = info_of(&program);
-    let stripped = objcopy::strip_all(&program);
-    assert_eq!(reasons(&info_of(&stripped)), Reason::Stripped);
+    let stripped = objcopy::strip_all(&compile(folder.path()));
+    assert_eq!(reason(object_of(&stripped)), Reason::Stripped);
 
     let text = folder.path().join("text");
     fs::write(&text, "no ELF file at all").unwrap();
-    bare.file = Some(Arc::new(File::open(&text).unwrap()));
-    assert_eq!(reasons(&bare), Reason::NotElf);
-    fs::write(&text, "\x7fELF").unwrap();
-    assert_eq!(reasons(&bare), Reason::Damaged);
-    fs::write(&text, "").unwrap();
-    assert_eq!(reasons(&bare), Reason::NotElf);
-    bare.file = Some(Arc::new(File::open(folder.path()).unwrap()));
-    assert_eq!(reasons(&bare).to_string(), "unreadable: is a directory");
-    bare.file = None;
-    assert_eq!(reasons(&bare), Reason::NotOpened);
+    assert_eq!(reason(object_of(&text)).to_string(), "not an ELF file");
+    let gone = reason(object_of(Path::new("/no/such/file"))).to_string();
+    assert!(gone.starts_with("cannot be opened: No such file"), "{gone}");
 
-    let frames = names(&mut resolver(), &bare, &[frame(8, 0x10), FRAME_RUNTIME | 5]);
+    // Shortened after its headers were read.
+    let object = object_of(&stripped);
+    File::options()
+        .write(true)
+        .open(&stripped)
+        .unwrap()
+        .set_len(64)
+        .unwrap();
+    assert_eq!(reason(object), Reason::Damaged);
+
+    let object = Arc::new(object_of(&text));
+    let frames = names(
+        &mut resolver(),
+        &object,
+        &[frame(8, 0x10), FRAME_RUNTIME | 5],
+    );
     assert_eq!(frames[0].functions, Err(Reason::ObjectUnknown));
     assert_eq!(frames[1].functions, Err(Reason::Runtime));
 }
@@ -277,15 +303,10 @@ fn the_vdso_is_named_from_a_memory_file() {
         .dynamic_symbols()
         .find(|symbol| symbol.name() == Ok("__vdso_clock_gettime"))
         .unwrap();
-    let info = ObjectInfo {
-        path: PathBuf::from("[vdso]"),
-        file: Some(Arc::new(file)),
-        build_id: None,
-        base: 0,
-        segments: Arc::new([]),
-    };
+    let path = PathBuf::from("[vdso]");
+    let object = Arc::new(Object::new(ID, FileKey::default(), path, Ok(file)));
     let inside = u32::try_from(gettime.address() + gettime.size() / 2).unwrap();
-    let frames = names(&mut resolver(), &info, &[frame(ID.0, inside)]);
+    let frames = names(&mut resolver(), &object, &[frame(ID.0, inside)]);
     let name = &frames[0].functions.as_ref().unwrap()[0].name;
     assert!(name.contains("clock_gettime"), "{name}");
 }
@@ -298,7 +319,7 @@ fn a_file_of_another_mount_namespace_is_named_after_its_process_died() {
     let folder = tempfile::tempdir().unwrap();
     let program = compile(folder.path());
     let returns = return_addresses(&program);
-    let truth = lines(&info_of(&program), &returns);
+    let truth = lines(&Arc::new(object_of(&program)), &returns);
     let script = format!(
         "mount -t tmpfs none /mnt && cp {} /mnt/inside && echo ready && exec sleep 100",
         program.display()
@@ -310,23 +331,23 @@ fn a_file_of_another_mount_namespace_is_named_after_its_process_died() {
         .unwrap();
     let mut ready = [0; 5];
     child.stdout.take().unwrap().read_exact(&mut ready).unwrap();
-    let mut info = info_of(Path::new(&format!("/proc/{}/root/mnt/inside", child.id())));
-    info.path = PathBuf::from("/mnt/inside");
+    let mut object = object_of(Path::new(&format!("/proc/{}/root/mnt/inside", child.id())));
+    object.path = PathBuf::from("/mnt/inside");
     child.kill().unwrap();
     child.wait().unwrap();
     assert!(!Path::new("/mnt/inside").exists());
-    assert_eq!(lines(&info, &returns), truth);
+    assert_eq!(lines(&Arc::new(object), &returns), truth);
 }
 
 #[test]
 fn a_second_question_is_answered_from_the_cache() {
     let folder = tempfile::tempdir().unwrap();
     let program = compile(folder.path());
-    let info = info_of(&program);
-    let words = words(&info, &return_addresses(&program));
+    let object = Arc::new(object_of(&program));
+    let words = words(&object, &return_addresses(&program));
     let mut resolver = resolver();
-    let first = names(&mut resolver, &info, &words);
-    let second = names(&mut resolver, &info, &words);
+    let first = names(&mut resolver, &object, &words);
+    let second = names(&mut resolver, &object, &words);
     assert_eq!(format!("{first:?}"), format!("{second:?}"));
     let counts = resolver.counts().names;
     assert_eq!(counts.hits, counts.misses);
@@ -338,11 +359,18 @@ fn a_symbolizer_at_its_limit_starts_anew_and_says_the_same() {
     let folder = tempfile::tempdir().unwrap();
     let program = compile(folder.path());
     let returns = return_addresses(&program);
-    let info = info_of(&program);
-    let objects: HashMap<_, _> = (0..5).map(|id| (ObjectId(id), info.clone())).collect();
+    let object = Arc::new(object_of(&program));
+    let objects: HashMap<_, _> = (0..5)
+        .map(|id| {
+            (
+                ObjectId(id),
+                Arc::new(oracle::numbered(ObjectId(id), &program)),
+            )
+        })
+        .collect();
     let stacks: Vec<Stack> = (0..5)
         .map(|id| Stack {
-            frames: words(&info, &returns)
+            frames: words(&object, &returns)
                 .iter()
                 .map(|word| word - frame(ID.0, 0) + frame(id, 0))
                 .collect(),
@@ -354,7 +382,7 @@ fn a_symbolizer_at_its_limit_starts_anew_and_says_the_same() {
         symbol_bytes: Bytes(1),
     });
     let names = tight.resolve(&stacks, &objects);
-    let truth = lines(&info, &returns);
+    let truth = lines(&object, &returns);
     for stack in &stacks {
         let found: Vec<_> = names
             .frames(stack)

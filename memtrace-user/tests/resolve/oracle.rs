@@ -5,12 +5,14 @@ use std::{
     fs::{self, File},
     path::{Path, PathBuf},
     process::Command,
-    sync::Arc,
 };
 
-use memtrace::resolve::{Frame, ObjectInfo};
-use memtrace_common::unwind::Segment;
-use object::{Object as _, ObjectSegment as _, SegmentFlags, elf::PF_X};
+use memtrace::{
+    ids::ObjectId,
+    resolve::Frame,
+    target::object::{Object, Unusable},
+};
+use memtrace_common::unwind::FileKey;
 
 /// A function at an address: its name and `file name:line`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -82,32 +84,18 @@ pub(crate) fn compile_with(folder: &Path, debug: &str) -> PathBuf {
     program
 }
 
-/// A file as the object store would describe it.
-pub(crate) fn info_of(path: &Path) -> ObjectInfo {
-    let data = fs::read(path).unwrap();
-    let elf = object::File::parse(&*data).unwrap();
-    let executable = |flags| matches!(flags, SegmentFlags::Elf { p_flags } if p_flags & PF_X != 0);
-    let base = elf
-        .segments()
-        .map(|segment| segment.address())
-        .min()
-        .unwrap();
-    let segments: Vec<Segment> = elf
-        .segments()
-        .filter(|segment| executable(segment.flags()))
-        .map(|segment| Segment {
-            file_off: segment.file_range().0,
-            size: segment.size(),
-            rel: segment.address() - base,
-        })
-        .collect();
-    ObjectInfo {
-        path: path.to_owned(),
-        file: Some(Arc::new(File::open(path).unwrap())),
-        build_id: elf.build_id().unwrap().map(<[u8]>::to_vec),
-        base,
-        segments: segments.into(),
-    }
+/// The object that frames of these tests lie in.
+pub(crate) const ID: ObjectId = ObjectId(7);
+
+/// A file as the object store would have it.
+pub(crate) fn object_of(path: &Path) -> Object {
+    numbered(ID, path)
+}
+
+/// The same with another number.
+pub(crate) fn numbered(id: ObjectId, path: &Path) -> Object {
+    let file = File::open(path).map_err(|error| Unusable::Unopened(error.to_string()));
+    Object::new(id, FileKey::default(), path.to_owned(), file)
 }
 
 /// Addresses behind every call instruction.

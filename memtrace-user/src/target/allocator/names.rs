@@ -28,6 +28,8 @@ pub(super) struct Function {
     pub(super) kind: u32,
     /// Whose name it is.
     pub(super) space: NameSpace,
+    /// Whether it throws `std::bad_alloc` when it fails.
+    pub(super) throws: bool,
 }
 
 /// To whom a name belongs, most familiar first: of several names of one address the first is shown.
@@ -200,10 +202,22 @@ pub(super) fn lookup(symbol: &[u8]) -> Option<Name> {
     NAMES.get(symbol).copied()
 }
 
+/// Whether it is (another name of) an `operator new` that may throw.
+fn throws(name: &str) -> bool {
+    let news = ["_Znwm", "_Znam", "tc_new", "mi_new"];
+    news.iter().any(|new| name.starts_with(new)) && !name.contains("nothrow")
+}
+
 fn all() -> HashMap<Vec<u8>, Name> {
     let mut names = HashMap::new();
     let mut add = |name: String, kind: u32, space: NameSpace| {
-        names.insert(name.into_bytes(), Name::Function(Function { kind, space }));
+        let throws = throws(&name);
+        let function = Function {
+            kind,
+            space,
+            throws,
+        };
+        names.insert(name.into_bytes(), Name::Function(function));
     };
     for (name, kind) in C {
         add(name.to_owned(), kind, NameSpace::C);

@@ -38,6 +38,7 @@ impl RegisterSet {
             && instruction.op0_kind() == OpKind::Register
             && instruction.op1_kind() == OpKind::Register
             && instruction.op0_register().is_gpr64()
+            && instruction.op0_register() != Register::RSP
             && self.contains(instruction.op1_register());
         let written = facts
             .used_registers()

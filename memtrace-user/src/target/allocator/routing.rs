@@ -1,15 +1,15 @@
 //! Whether a function hands its work to another allocator function, found by walking its machine code.
 //!
-//! libstdc++'s `operator new` calls `malloc`, mimalloc's `cfree` jumps to `mi_free`, jemalloc's `operator delete`
-//! does its work itself. Probing both ends of such a hand-over would count one free twice; probing none would lose
-//! it. So the question is put to the code, never to a file name.
+//! libstdc++'s `operator new` calls `malloc`, mimalloc's `cfree` jumps to `mi_free`, jemalloc's `operator new` does
+//! its work itself. Probing both ends of a hand-over would count one free twice; probing none would lose it. So the
+//! question is put to the code, never to a file name.
 //!
 //! The walk follows every direct branch from the entry, and direct calls one level deep. A path is settled as
 //! soon as it calls or jumps to an allocator function (in this object, or through a PLT stub or GOT slot whose
 //! relocation names one). A path that returns without having called anything or written memory outside its own
 //! frame did nothing (`free(NULL)`), nor did an allocating one that returns null; one that never returns (`throw`)
-//! does not count; any other path that returns did the work [itself](Routing::Partly). The walk is bounded; what
-//! it has not seen counts as work.
+//! does not count; any other path that returns did the work [itself](Routing::Partly). The walk is bounded: what it
+//! has not seen counts as work.
 
 use std::collections::{HashMap, HashSet};
 
@@ -389,8 +389,9 @@ impl Walk<'_> {
 
 /// Whether it sets the result register to zero.
 fn sets_null(instruction: &Instruction) -> bool {
+    // Writing the low half clears the other; smaller parts leave the rest as it was.
     let to_result = instruction.op0_kind() == OpKind::Register
-        && instruction.op0_register().full_register() == Register::RAX;
+        && matches!(instruction.op0_register(), Register::EAX | Register::RAX);
     match instruction.mnemonic() {
         Mnemonic::Xor => to_result && instruction.op1_register() == instruction.op0_register(),
         Mnemonic::Mov => {

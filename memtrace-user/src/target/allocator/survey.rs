@@ -168,9 +168,11 @@ fn consider(candidates: &mut BTreeMap<u64, Candidate>, symbol: &Symbol<'_>, know
     let best = candidates
         .entry(symbol.rel)
         .or_insert_with(|| candidate.clone());
+    let throws = best.known.throws || known.throws;
     if rank(&candidate) < rank(best) {
         *best = candidate;
     }
+    best.known.throws = throws;
 }
 
 /// The lower, the more familiar.

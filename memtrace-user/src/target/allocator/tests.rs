@@ -1,6 +1,7 @@
 //! Oracles: `nm` for what an object defines, `objdump` for what its code is, the compiler for what it was made from.
 
 mod programs;
+mod registers;
 mod tools;
 
 use std::{collections::BTreeMap, path::Path};
@@ -160,6 +161,9 @@ fn musl() {
 fn jemalloc() {
     let allocator = check_against_tools(&library("libjemalloc.so.2"));
     assert_eq!(allocator.flavour, Flavour::Jemalloc);
+    assert!(function(&allocator, "_Znwm").throws);
+    assert!(!function(&allocator, "_ZnwmRKSt9nothrow_t").throws);
+    assert!(!function(&allocator, "malloc").throws);
     // `operator new` has a fast path of its own, `operator delete` is a jump to `free`.
     assert_eq!(function(&allocator, "_Znwm").kind, kind::MALLOC);
     assert!(!names(&allocator).contains(&"_ZdlPv"));

@@ -48,11 +48,15 @@ const REALIGNED: &str = "
     int main(int count, char **words) { return realigned(count * 16, 1, 2, 3, 4, 5, 6, 7); }
 ";
 
-pub(crate) fn compile(source: &str, flags: &[&str]) -> tempfile::TempPath {
+fn compile(source: &str, flags: &[&str]) -> tempfile::TempPath {
+    compile_with("gcc", source, flags)
+}
+
+pub(crate) fn compile_with(compiler: &str, source: &str, flags: &[&str]) -> tempfile::TempPath {
     let mut file = tempfile::Builder::new().suffix(".c").tempfile().unwrap();
     std::io::Write::write_all(&mut file, source.as_bytes()).unwrap();
     let program = tempfile::NamedTempFile::new().unwrap().into_temp_path();
-    let status = std::process::Command::new("gcc")
+    let status = std::process::Command::new(compiler)
         .args(flags)
         .arg("-o")
         .arg(&program)

@@ -249,6 +249,10 @@ impl Frame {
         instruction: &Instruction,
         info: &mut InstructionInfoFactory,
     ) {
+        // Asking for what an instruction writes is dear, and few name rsp or rbp.
+        if !names_rsp_or_rbp(instruction) {
+            return;
+        }
         for used in info.info(instruction).used_registers() {
             let is_written = matches!(
                 used.access(),
@@ -264,6 +268,19 @@ impl Frame {
             }
         }
     }
+}
+
+/// Whether rsp or rbp is an operand, or changed without being one.
+fn names_rsp_or_rbp(instruction: &Instruction) -> bool {
+    instruction.is_stack_instruction()
+        || instruction.mnemonic() == Mnemonic::Enter
+        || (0..instruction.op_count()).any(|index| {
+            instruction.op_kind(index) == OpKind::Register
+                && matches!(
+                    instruction.op_register(index).full_register(),
+                    Register::RSP | Register::RBP
+                )
+        })
 }
 
 fn is_rsp_and_immediate(instruction: &Instruction) -> bool {

@@ -10,7 +10,7 @@ use super::{
     Code,
     frame::Frame,
     noreturn::NoReturn,
-    seeds::{Role, Seed, Seeds, near_target},
+    seeds::{Seed, Seeds, near_target},
 };
 use crate::unwind::rows::Rule;
 
@@ -24,6 +24,8 @@ pub(super) enum Ending {
     Returns,
     /// None does: the function ends the thread or loops for ever.
     Never,
+    /// None does, and one runs into other code: a call on it must be of a function that never returns.
+    RunsOff,
     /// None does for certain, but there are jumps whose targets are not known, or returns where the frame is not.
     Unknown,
     /// One returns with the frame still standing: this was no function, or it was not understood.
@@ -57,15 +59,23 @@ pub(super) struct Walk<'a> {
     tail_calls: Vec<u32>,
     /// Number of the hole that is being followed; 0 is the function's beginning.
     attempt: u32,
-    /// A way of the current attempt returns.
-    returns: bool,
-    /// A way of the current attempt meets code that was reached before.
-    joins: bool,
-    /// A way of the current attempt returns with the frame still standing, or contradicts what is known.
-    impossible: bool,
-    /// A way returns where nothing is known of the frame.
-    unclear: bool,
+    ways: Ways,
     info: InstructionInfoFactory,
+}
+
+/// What the ways of one attempt come to.
+#[derive(Default)]
+struct Ways {
+    /// One returns.
+    returns: bool,
+    /// One meets code that an earlier attempt reached, with the same frame.
+    joins: bool,
+    /// One returns with the frame still standing, or contradicts an earlier attempt.
+    is_impossible: bool,
+    /// One returns where nothing is known of the frame.
+    is_unclear: bool,
+    /// One runs into other code.
+    runs_off: bool,
 }
 
 /// An instruction that was reached.
@@ -94,13 +104,10 @@ impl<'a> Walk<'a> {
             journal: Vec::new(),
             tail_calls: Vec::new(),
             attempt: 0,
-            joins: false,
             open: Vec::new(),
             at_table_jumps: None,
             whole_to: seed.start,
-            returns: false,
-            impossible: false,
-            unclear: false,
+            ways: Ways::default(),
             info: InstructionInfoFactory::new(),
         }
     }
@@ -115,23 +122,23 @@ impl<'a> Walk<'a> {
         }
         Followed {
             ending,
-            rules: self.rules().collect(),
+            rules: self.rules(),
             tail_calls: self.tail_calls,
         }
     }
 
     fn ending(&self) -> Ending {
-        match self {
-            Self {
-                impossible: true, ..
-            } => Ending::Impossible,
-            Self { returns: true, .. } => Ending::Returns,
-            Self {
-                at_table_jumps: Some(_),
-                ..
-            }
-            | Self { unclear: true, .. } => Ending::Unknown,
-            _ => Ending::Never,
+        let ways = &self.ways;
+        if ways.is_impossible {
+            Ending::Impossible
+        } else if ways.returns {
+            Ending::Returns
+        } else if ways.is_unclear || self.at_table_jumps.is_some() {
+            Ending::Unknown
+        } else if ways.runs_off {
+            Ending::RunsOff
+        } else {
+            Ending::Never
         }
     }
 
@@ -143,11 +150,11 @@ impl<'a> Walk<'a> {
             && let Some(hole) = self.next_hole()
         {
             self.attempt += 1;
-            (self.returns, self.joins, self.impossible) = (false, false, false);
+            self.ways = Ways::default();
             self.journal.clear();
             self.follow_from(hole, frame, budget);
-            let is_proven = self.returns || self.joins || self.seed.is_sized;
-            if self.impossible || !is_proven {
+            let is_proven = self.ways.returns || self.ways.joins || self.seed.is_sized;
+            if self.ways.is_impossible || !is_proven {
                 self.undo();
                 self.skip_hole();
             }
@@ -165,24 +172,25 @@ impl<'a> Walk<'a> {
     }
 
     /// Every instruction that was reached, with its rule.
-    fn rules(&self) -> impl Iterator<Item = (u32, u8, Rule)> {
-        let role = self.seed.role;
-        let visited = self.visited.iter().map(move |(&rel, visit)| match role {
-            Role::Ordinary => (rel, visit.len, visit.frame.rule()),
-            Role::Entry => (rel, visit.len, Rule::END),
-            Role::SignalReturn => (rel, visit.len, Rule::SIGNAL),
-        });
-        // A handler returns to the first byte, and return addresses are looked up one byte before.
-        let before = (role == Role::SignalReturn)
-            .then(|| (self.seed.start.saturating_sub(1), 1, Rule::SIGNAL));
-        before.into_iter().chain(visited)
+    fn rules(&self) -> Vec<(u32, u8, Rule)> {
+        let rule = |frame: &Frame| {
+            if self.seed.is_entry {
+                Rule::END
+            } else {
+                frame.rule()
+            }
+        };
+        self.visited
+            .iter()
+            .map(|(&rel, visit)| (rel, visit.len, rule(&visit.frame)))
+            .collect()
     }
 
     fn follow_from(&mut self, rel: u32, frame: Frame, budget: &mut usize) {
         self.open.push((rel, frame));
         while let Some((rel, frame)) = self.open.pop() {
             let Some(left) = budget.checked_sub(1) else {
-                self.impossible = true;
+                self.ways.is_impossible = true;
                 self.open.clear();
                 return;
             };
@@ -202,8 +210,8 @@ impl<'a> Walk<'a> {
         }) = before
         {
             let is_older = attempt < self.attempt;
-            self.joins |= is_older && known == frame;
-            self.impossible |= is_older && known != both;
+            self.ways.joins |= is_older && known == frame;
+            self.ways.is_impossible |= is_older && known != both;
             if both == known {
                 return;
             }
@@ -252,11 +260,11 @@ impl<'a> Walk<'a> {
 
     fn fall_through(&mut self, instruction: &Instruction, frame: Frame) {
         // Functions do not run into each other: the last call of this one does not return.
-        if let Ok(next) = u32::try_from(instruction.next_ip())
-            && self.is_own(next)
-            && !self.seeds.is_start(next)
-        {
-            self.open.push((next, frame));
+        match u32::try_from(instruction.next_ip()) {
+            Ok(next) if self.is_own(next) && !self.seeds.is_start(next) => {
+                self.open.push((next, frame))
+            }
+            _ => self.ways.runs_off = true,
         }
     }
 
@@ -265,7 +273,7 @@ impl<'a> Walk<'a> {
             Some(target) if self.is_own(target) => self.open.push((target, frame)),
             // Another function takes over.
             target if frame.is_left() => {
-                self.returns |= !self.noreturn.contains(target);
+                self.ways.returns |= !self.noreturn.contains(target);
                 self.tail_calls.extend(target);
             }
             // A part of this function that the compiler has put elsewhere.
@@ -278,7 +286,7 @@ impl<'a> Walk<'a> {
 
     fn jump_through_table(&mut self, frame: Frame) {
         if frame.is_left() {
-            self.returns = true;
+            self.ways.returns = true;
         }
         self.at_table_jumps = Some(match self.at_table_jumps {
             None => Some(frame),
@@ -289,11 +297,11 @@ impl<'a> Walk<'a> {
     /// Control leaves the function.
     fn leave(&mut self, frame: Frame) {
         if frame.is_left() {
-            self.returns = true;
+            self.ways.returns = true;
         } else if frame.is_standing() {
-            self.impossible = true;
+            self.ways.is_impossible = true;
         } else {
-            self.unclear = true;
+            self.ways.is_unclear = true;
         }
     }
 

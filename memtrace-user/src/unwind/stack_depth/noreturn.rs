@@ -2,7 +2,7 @@
 //!
 //! Behind a call of one there is other code, or none.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, slice};
 
 use iced_x86::{Decoder, DecoderOptions, FlowControl, Instruction, Mnemonic, OpKind, Register};
 use object::{
@@ -101,7 +101,7 @@ impl NoReturn {
             return;
         };
         let end = start.saturating_add((section.file.end - section.file.start) as u32);
-        for (start, bytes) in Code::read(image, elf, &[start..end]).pieces {
+        for (start, bytes) in Code::read(image, elf, slice::from_ref(&(start..end))).pieces {
             let mut stub = start;
             for instruction in Decoder::with_ip(64, &bytes, start.into(), DecoderOptions::NONE) {
                 if instruction.flow_control() != FlowControl::IndirectBranch {

@@ -11,12 +11,6 @@ use object::{
 use super::{Code, MAX_INSTRUCTIONS, noreturn::read_all};
 use crate::target::{elf::Elf, image::Image};
 
-/// `mov $15, %rax; syscall` (`rt_sigreturn`): how every C library ends a signal handler.
-const SIGNAL_RETURN: [&[u8]; 2] = [
-    b"\x48\xc7\xc0\x0f\x00\x00\x00\x0f\x05",
-    b"\xb8\x0f\x00\x00\x00\x0f\x05",
-];
-
 /// A beginning of a function.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Seed {
@@ -28,19 +22,8 @@ pub(super) struct Seed {
     pub(super) is_sized: bool,
     /// Whether it is one by definition, not only by its looks.
     pub(super) is_certain: bool,
-    /// What it is apart from an ordinary function.
-    pub(super) role: Role,
-}
-
-/// Functions that nobody returns from in the usual way.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Role {
-    /// Called and returns.
-    Ordinary,
-    /// The first code of the program.
-    Entry,
-    /// The return of a signal handler.
-    SignalReturn,
+    /// Whether it is the first code of the program, which has no caller.
+    pub(super) is_entry: bool,
 }
 
 /// All beginnings in the code that has no call frame information.
@@ -91,11 +74,15 @@ impl<'a> Seeds<'a> {
 
     /// All of them, those that are beginnings by definition first.
     pub(super) fn all(&self) -> Vec<Seed> {
-        let mut all: Vec<Seed> = self
-            .by_start
-            .iter()
-            .map(|(&start, &hint)| self.seed(start, hint))
-            .collect();
+        let mut next_certain = u32::MAX;
+        let mut all: Vec<Seed> = Vec::with_capacity(self.by_start.len());
+        for (&start, &hint) in self.by_start.iter().rev() {
+            all.push(self.seed(start, hint, next_certain));
+            if hint.is_certain {
+                next_certain = start;
+            }
+        }
+        all.reverse();
         all.sort_by_key(|seed| !seed.is_certain);
         all
     }
@@ -131,36 +118,20 @@ impl<'a> Seeds<'a> {
         self.by_start.get(&rel).is_some_and(|hint| hint.is_certain)
     }
 
-    fn seed(&self, start: u32, hint: Hint) -> Seed {
+    fn seed(&self, start: u32, hint: Hint, next_certain: u32) -> Seed {
         let gap_end = self.code.piece(start).map_or(start, |(gap, _)| gap.end);
-        let next = self
-            .by_start
-            .range(start + 1..)
-            .find(|(_, hint)| hint.is_certain);
         let is_sized = hint.size > 0;
         let end = if is_sized {
             start.saturating_add(hint.size)
         } else {
-            next.map_or(gap_end, |(&next, _)| next)
-        };
-        let end = end.min(gap_end);
-        let bytes = self.code.bytes_from(start);
-        let role = if self.entry == Some(start) {
-            Role::Entry
-        } else if SIGNAL_RETURN
-            .iter()
-            .any(|return_| bytes.starts_with(return_))
-        {
-            Role::SignalReturn
-        } else {
-            Role::Ordinary
+            next_certain
         };
         Seed {
             start,
-            end,
+            end: end.min(gap_end),
             is_sized,
             is_certain: hint.is_certain,
-            role,
+            is_entry: self.entry == Some(start),
         }
     }
 

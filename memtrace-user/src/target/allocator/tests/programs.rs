@@ -18,7 +18,7 @@ const USES_NEW: &str = "#include <new>
 int main() { int *p = new int; int *q = new int[4]; delete p; delete[] q; return 0; }";
 
 /// Compiles `source` with `compiler` and its arguments.
-fn compile(dir: &TempDir, compiler: &str, arguments: &[&str], source: &str) -> PathBuf {
+pub(super) fn compile(dir: &TempDir, compiler: &str, arguments: &[&str], source: &str) -> PathBuf {
     let (input, output) = (dir.path().join("source"), dir.path().join("object"));
     std::fs::write(&input, source).unwrap();
     let language = if compiler == "g++" { "c++" } else { "c" };

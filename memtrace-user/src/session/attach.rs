@@ -1,0 +1,104 @@
+//! Makes and removes links on blocking threads: both wait for the kernel, removing 30-40 ms and more.
+
+use std::{os::fd::AsFd as _, sync::Arc};
+
+use tokio::sync::{Semaphore, mpsc};
+
+use crate::{
+    ids::Pid,
+    probe::{Attacher, FileLinks, ProbeSite},
+    target::object::Object,
+};
+
+/// Links that are made at the same time; more only queue up in the kernel.
+const PARALLEL: usize = 16;
+
+/// Threads that remove links at the end.
+const PARALLEL_DROPS: usize = 64;
+
+/// An attach that has ended.
+#[derive(Debug)]
+pub(super) struct Attached {
+    pub(super) pid: Pid,
+    pub(super) object: Arc<Object>,
+    pub(super) result: anyhow::Result<FileLinks>,
+}
+
+/// Attaches that are under way.
+#[derive(Debug)]
+pub(super) struct Attaching {
+    attacher: Attacher,
+    permits: Arc<Semaphore>,
+    done: mpsc::UnboundedSender<Attached>,
+}
+
+impl Attaching {
+    /// Nothing under way; results come out of the receiver.
+    pub(super) fn new(attacher: Attacher) -> (Self, mpsc::UnboundedReceiver<Attached>) {
+        let (done, results) = mpsc::unbounded_channel();
+        (
+            Self {
+                attacher,
+                permits: Arc::new(Semaphore::new(PARALLEL)),
+                done,
+            },
+            results,
+        )
+    }
+
+    /// How many of a file's functions must be left alone; see [`AttachLevel::takes`](crate::probe::AttachLevel::takes).
+    pub(super) fn left_alone(&self, sites: &[ProbeSite]) -> usize {
+        let level = self.attacher.level();
+        sites
+            .iter()
+            .filter(|site| !level.takes(site.cookie))
+            .count()
+    }
+
+    /// Begins to make the links of one file in one process.
+    pub(super) fn begin(&self, pid: Pid, object: Arc<Object>, sites: Arc<[ProbeSite]>) {
+        let (attacher, permits, done) = (
+            self.attacher.clone(),
+            self.permits.clone(),
+            self.done.clone(),
+        );
+        tokio::spawn(async move {
+            let _permit = permits.acquire().await;
+            let file = object.clone();
+            let result = tokio::task::spawn_blocking(move || {
+                let file = file
+                    .file()
+                    .ok_or_else(|| anyhow::anyhow!("the file is not open"))?;
+                attacher.attach(file.as_fd(), &sites, pid)
+            })
+            .await
+            .unwrap_or_else(|error| Err(anyhow::anyhow!("{error}")));
+            // The session may have ended.
+            let _ = done.send(Attached {
+                pid,
+                object,
+                result,
+            });
+        });
+    }
+}
+
+/// Removes links.
+pub(super) fn drop_later(links: FileLinks) {
+    tokio::task::spawn_blocking(move || drop(links));
+}
+
+/// Removes links side by side, so that the kernel's waits overlap, and waits until they are gone.
+pub(super) fn drop_now(links: Vec<FileLinks>) {
+    let each = links.len().div_ceil(PARALLEL_DROPS).max(1);
+    let mut links = links.into_iter();
+    std::thread::scope(|scope| {
+        loop {
+            let share: Vec<FileLinks> = links.by_ref().take(each).collect();
+            if share.is_empty() {
+                break;
+            }
+            scope.spawn(move || drop(share));
+        }
+    });
+}

@@ -1,0 +1,317 @@
+//! The session's main loop: everything that is not drained or rendered happens here, one thing at a time.
+
+use std::{
+    sync::{Arc, RwLock},
+    time::{Duration, Instant},
+};
+
+use anyhow::Context as _;
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::{MissedTickBehavior, interval_at, sleep_until},
+};
+
+use super::{
+    Outcome,
+    attach::Attached,
+    command::Command,
+    library::Library,
+    measure,
+    notices::{self, Notices},
+    preview,
+    reporter::{Delivered, Job, Reporter},
+    signals::{Heard, Signals},
+    sink::{Freeze, TrackerSink},
+    targets::{Targets, Word},
+};
+use crate::{
+    drain::pump::Drain,
+    plan::Plan,
+    probe::{Calibration, Loaded, Probes},
+    report::{Delivery, Output, OutputError},
+    snapshot::Snapshot,
+    target::{
+        rule::Rule,
+        store::{self, ObjectStore},
+    },
+    track::{Limits, Tracker},
+};
+
+/// How often processes are looked for that no notice tells of: those that move into a cgroup, and those whose notice was
+/// lost.
+const RESCAN: Duration = Duration::from_secs(1);
+/// Stands for "never" where a timer wants a time.
+const NEVER: Duration = Duration::from_secs(365 * 86_400);
+
+/// A running session.
+pub(super) struct Session {
+    plan: Plan,
+    targets: Targets,
+    attached: mpsc::UnboundedReceiver<Attached>,
+    notices: Notices,
+    drain: Drain<TrackerSink>,
+    reporter: Reporter,
+    command: Option<Command>,
+    calibration: Calibration,
+    waiting_said: bool,
+    /// Keeps the tracepoints.
+    _probes: Probes,
+}
+
+/// Why the main loop ended.
+enum End {
+    Asked,
+    TimeIsUp,
+    TargetsGone,
+    ReaderGone,
+    Failed(OutputError),
+}
+
+impl Session {
+    /// Loads the probes and starts the threads; traces nothing yet.
+    ///
+    /// # Errors
+    /// When the probes cannot be loaded.
+    pub(super) fn begin(
+        mut plan: Plan,
+        command: Option<Command>,
+        output: Output,
+    ) -> anyhow::Result<Self> {
+        plan.probes.watch_all = plan.selection.rules.iter().any(Rule::is_open);
+        let start = Instant::now();
+        let Loaded {
+            mut probes,
+            maps,
+            rings,
+            arrays,
+        } = Probes::load(&plan.probes)?;
+        let objects =
+            store::raise_descriptor_limit().context("failed to raise the limit on descriptors")?;
+        let store = Arc::new(RwLock::new(ObjectStore::new(objects)));
+        let tracker = Tracker::new(Limits::from_memory(plan.memory_limit), plan.report.filter);
+        let drain = Drain::spawn(rings.events, rings.stacks, TrackerSink(tracker), start)
+            .context("failed to start the drain's thread")?;
+        let reporter = Reporter::spawn(store.clone(), &plan, output)
+            .context("failed to start the report's thread")?;
+        if plan.probes.log_level > 0 {
+            notices::follow_log(&mut probes)?;
+        }
+        let library = Library::new(store, arrays);
+        let (targets, attached) = Targets::new(
+            plan.selection.clone(),
+            probes.attacher().clone(),
+            maps,
+            library,
+        );
+        Ok(Self {
+            plan,
+            targets,
+            attached,
+            notices: Notices::watch(rings.notices)?,
+            drain,
+            reporter,
+            command,
+            calibration: probes.calibration(),
+            waiting_said: false,
+            _probes: probes,
+        })
+    }
+
+    /// Traces until the end.
+    ///
+    /// # Errors
+    /// When a report cannot be written or a thread has died; the probes are gone then, and what was gathered is printed.
+    pub(super) async fn run(mut self) -> anyhow::Result<Outcome> {
+        if !self.begin_targets() {
+            return Ok(Outcome::NothingMatched);
+        }
+        let end = self.follow().await?;
+        if matches!(end, End::TimeIsUp) && self.targets.is_untouched() {
+            return Ok(Outcome::NothingMatched);
+        }
+        self.finish(end).await
+    }
+
+    /// Traces the command and what runs already. `false` when there is nothing and waiting is not wanted.
+    fn begin_targets(&mut self) -> bool {
+        if let Some(command) = &mut self.command {
+            let files = preview::files_of(&command.program);
+            self.targets
+                .begin_held(command.pid, &command.program, &files);
+        }
+        self.targets.scan();
+        !self.targets.is_empty() || self.plan.wait
+    }
+
+    /// The loop.
+    async fn follow(&mut self) -> anyhow::Result<End> {
+        let mut signals = Signals::listen()?;
+        let begin = Instant::now();
+        let period = self.plan.pace.interval.unwrap_or(NEVER);
+        let mut reports = interval_at((begin + period).into(), period);
+        reports.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut rescan = interval_at((begin + RESCAN).into(), RESCAN);
+        let deadline = begin + self.plan.pace.duration.unwrap_or(NEVER);
+        loop {
+            self.say_words();
+            self.release_command();
+            if self.is_over() {
+                return Ok(End::TargetsGone);
+            }
+            let next_look = self.targets.tick(Instant::now()).unwrap_or(deadline);
+            tokio::select! {
+                heard = signals.next() => match heard {
+                    Heard::End => return Ok(End::Asked),
+                    Heard::ReportNow => self.request_report().await?,
+                },
+                () = sleep_until(deadline.into()) => return Ok(End::TimeIsUp),
+                _ = reports.tick() => self.request_report().await?,
+                delivered = self.reporter.delivered() => {
+                    if let Some(end) = end_of(delivered) {
+                        return Ok(end);
+                    }
+                }
+                notices = self.notices.read() => {
+                    for notice in notices? {
+                        self.targets.on_notice(&notice);
+                    }
+                }
+                Some(attached) = self.attached.recv() => self.targets.on_attached(attached),
+                _ = rescan.tick() => self.rescan(),
+                () = sleep_until(next_look.into()) => {}
+            }
+        }
+    }
+
+    /// Lets the command run when its probes are in place.
+    fn release_command(&mut self) {
+        if let Some(command) = &mut self.command
+            && self.targets.is_attached(command.pid)
+        {
+            command.release();
+        }
+    }
+
+    fn rescan(&mut self) {
+        let moves = self
+            .plan
+            .selection
+            .rules
+            .iter()
+            .any(|rule| matches!(rule, Rule::Cgroup(_) | Rule::All));
+        let lost = self
+            .targets
+            .maps()
+            .stats()
+            .is_ok_and(|stats| stats.notices_lost > 0);
+        if moves || lost {
+            self.targets.scan();
+        }
+    }
+
+    /// Whether nothing is traced and nothing can come.
+    fn is_over(&mut self) -> bool {
+        if let Some(command) = &mut self.command {
+            if command.poll().is_none() {
+                return false;
+            }
+        }
+        if !self.targets.is_empty() {
+            self.waiting_said = true;
+            return false;
+        }
+        let open = self.plan.selection.rules.iter().any(Rule::is_open);
+        if open && self.plan.wait {
+            if !self.waiting_said {
+                self.waiting_said = true;
+                measure::say("waiting for a process that matches (Ctrl-C ends)");
+            }
+            return false;
+        }
+        true
+    }
+
+    /// Asks for a live report unless one is being made.
+    async fn request_report(&mut self) -> anyhow::Result<()> {
+        if !self.reporter.is_busy() {
+            let job = self.job(false).await?;
+            self.reporter.request(job);
+        }
+        Ok(())
+    }
+
+    /// The state of everything now.
+    async fn job(&mut self, is_final: bool) -> anyhow::Result<Job> {
+        Ok(Job {
+            snapshot: self.freeze().await?,
+            facts: measure::facts(&mut self.targets, self.command.as_mut()),
+            measured: measure::measured(&mut self.targets, self.calibration)?,
+            is_final,
+        })
+    }
+
+    async fn freeze(&mut self) -> anyhow::Result<Snapshot> {
+        let (answer, frozen) = oneshot::channel();
+        self.drain.request(Freeze {
+            filter: self.plan.report.filter,
+            answer,
+        });
+        let mut snapshot = frozen.await.context("the drain's thread has ended")?;
+        // What a process was before it became the traced program is of no interest when it did nothing.
+        snapshot.processes.retain(|process| {
+            !process.exited || process.allocated_blocks > 0 || process.unknown_frees > 0
+        });
+        Ok(snapshot)
+    }
+
+    /// Freezes, detaches, writes the last report.
+    async fn finish(mut self, end: End) -> anyhow::Result<Outcome> {
+        let last = self.job(true).await;
+        self.detach();
+        let mut failure = match end {
+            End::ReaderGone => return Ok(Outcome::ReaderGone),
+            End::Failed(error) => Some(error),
+            End::Asked | End::TimeIsUp | End::TargetsGone => None,
+        };
+        if self.reporter.is_busy() {
+            // A live report is being made; the last one follows it.
+            failure = self.reporter.delivered().await.err().or(failure);
+        }
+        self.reporter.request(last?);
+        let delivered = self.reporter.delivered().await;
+        self.say_words();
+        match (failure, delivered) {
+            (Some(error), _) | (None, Err(error)) => Err(error.into()),
+            (None, Ok(Delivery::ReaderGone)) => Ok(Outcome::ReaderGone),
+            (None, Ok(Delivery::Written)) => Ok(Outcome::Done {
+                command: self.command.as_mut().and_then(Command::poll),
+            }),
+        }
+    }
+
+    fn detach(&mut self) {
+        tokio::task::block_in_place(|| self.targets.detach_all());
+    }
+
+    fn say_words(&mut self) {
+        for word in self.targets.take_words() {
+            match word {
+                Word::Tracing { pid, comm, what } => {
+                    measure::say(&format!("tracing {pid} ({comm}): {what}"));
+                }
+                Word::Trouble { pid, comm, reason } => {
+                    measure::say(&format!("process {pid} ({comm}): {reason}"));
+                }
+            }
+        }
+    }
+}
+
+/// What a delivery means for the session.
+fn end_of(delivered: Delivered) -> Option<End> {
+    match delivered {
+        Ok(Delivery::Written) => None,
+        Ok(Delivery::ReaderGone) => Some(End::ReaderGone),
+        Err(error) => Some(End::Failed(error)),
+    }
+}
