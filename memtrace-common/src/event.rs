@@ -44,7 +44,7 @@ pub const REALLOC_ENTER: u8 = 3;
 /// The same thread's reallocation has ended. A null `addr` with a size means that it failed and the old block
 /// lives; a null `addr` with size 0 means that the allocator freed it.
 pub const REALLOC_RETURN: u8 = 4;
-/// The process has a child process.
+/// The process has a child process that is traced too.
 pub const FORK: u8 = 5;
 /// The process runs another program from here on; its memory is gone.
 pub const EXEC: u8 = 6;

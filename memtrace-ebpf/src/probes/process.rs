@@ -57,7 +57,7 @@ fn process_fork(ctx: RawTracePointContext) -> i32 {
             );
         }
     }
-    if follows || shares_memory {
+    if follows {
         let fork = Event {
             kind_and_size: Event::pack(event::FORK, u64::from(shares_memory)),
             tgid: parent_tgid,

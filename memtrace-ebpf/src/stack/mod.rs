@@ -15,7 +15,10 @@ mod walk;
 
 use core::ffi::c_void;
 
-use aya_ebpf::helpers::generated::bpf_loop;
+use aya_ebpf::{
+    Global,
+    helpers::generated::{bpf_loop, bpf_tail_call},
+};
 use memtrace_common::{
     event::Event,
     limits::{FRAMES_PER_TAIL_CALL, MAX_FRAMES},
@@ -33,6 +36,11 @@ pub(crate) trait Walker {
     fn walk_and_emit(ctx: *mut c_void, stats: &mut Stats, regs: Registers, event: Event);
 }
 
+/// 0. In read-only memory that is frozen before the programs are loaded, so the verifier takes it for a constant; the
+/// compiler does not.
+#[unsafe(no_mangle)]
+static NEVER: Global<u32> = Global::new(0);
+
 /// Steps inside `bpf_loop`.
 pub(crate) struct Loop;
 
@@ -44,7 +52,8 @@ struct LoopContext {
 
 impl Walker for Loop {
     #[inline(always)]
-    fn walk_and_emit(_ctx: *mut c_void, stats: &mut Stats, regs: Registers, event: Event) {
+    fn walk_and_emit(ctx: *mut c_void, stats: &mut Stats, regs: Registers, event: Event) {
+        stay_on_the_tasks_stack(ctx);
         let Some(walk) = scratch::take(stats, regs, &event) else {
             emit::event(stats, &event);
             return;
@@ -61,6 +70,23 @@ impl Walker for Loop {
             );
         }
         finish(stats, walk);
+    }
+}
+
+/// Keeps the program on the stack of the task that it interrupts.
+///
+/// From 6.13 on the kernel gives tracing programs that need 64 bytes of stack or more a stack for each CPU instead,
+/// because it never runs one of them twice at once on a CPU (`bpf_enable_priv_stack`, kernel/bpf/verifier.c). For uprobes
+/// that does not hold: they run preemptible, and another task that meets the same probe writes over the stack. Seen on
+/// 7.2 with PREEMPT(lazy): page faults in the kernel, inside `loop_step`.
+///
+/// A program that contains a tail call is left where it was. This one is found before the verifier looks at values, and
+/// removed when it does, because it knows that [`NEVER`] is 0.
+#[inline(always)]
+fn stay_on_the_tasks_stack(ctx: *mut c_void) {
+    if NEVER.load() != 0 {
+        // SAFETY: not reached. A kernel that thinks it may be refuses the program, since there is no array.
+        unsafe { bpf_tail_call(ctx, core::ptr::null_mut(), 0) };
     }
 }
 
