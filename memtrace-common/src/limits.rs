@@ -17,9 +17,10 @@ pub const FRAMES_PER_TAIL_CALL: usize = 8;
 /// Tail calls the kernel allows in one run (`MAX_TAIL_CALL_CNT`, include/linux/bpf.h), the first program included.
 pub const MAX_TAIL_CALLS: usize = 33;
 
-/// Scratch slots of one CPU. A task that is preempted inside a probe keeps its slot while another task on
-/// the same CPU takes the next.
-pub const SCRATCH_SLOTS: u32 = 4;
+/// Scratch slots of one CPU, 3.3 KiB each. A task that is preempted inside a probe keeps its slot while others on the same
+/// CPU take the next: on a preemptible kernel, with more runnable threads than CPUs that do little but allocate, a good
+/// part of them at once. A call that finds no slot goes without its stack and is counted.
+pub const SCRATCH_SLOTS: u32 = 32;
 
 /// Binary-search steps among the executable mappings of one process: 2^12 mappings at most.
 pub const MAPPING_SEARCH_STEPS: u32 = 12;

@@ -10,6 +10,11 @@
 
 #![no_std]
 #![no_main]
+#![feature(core_intrinsics)]
+#![expect(
+    internal_features,
+    reason = "core::sync::atomic has no compare_exchange for this target, though the instruction exists"
+)]
 
 mod emit;
 mod intrinsics;

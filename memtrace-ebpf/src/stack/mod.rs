@@ -54,7 +54,7 @@ impl Walker for Loop {
     #[inline(always)]
     fn walk_and_emit(ctx: *mut c_void, stats: &mut Stats, regs: Registers, event: Event) {
         stay_on_the_tasks_stack(ctx);
-        let Some(walk) = scratch::take(stats, regs, &event) else {
+        let Some(walk) = scratch::take::<true>(stats, regs, &event) else {
             emit::event(stats, &event);
             return;
         };
@@ -105,7 +105,7 @@ pub(crate) struct TailCalls;
 impl Walker for TailCalls {
     #[inline(always)]
     fn walk_and_emit(ctx: *mut c_void, stats: &mut Stats, regs: Registers, event: Event) {
-        if scratch::take(stats, regs, &event).is_none() {
+        if scratch::take::<false>(stats, regs, &event).is_none() {
             emit::event(stats, &event);
             return;
         }

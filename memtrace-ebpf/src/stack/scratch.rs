@@ -1,26 +1,35 @@
-//! Slots in which stacks are walked: four on each CPU.
+//! Slots in which stacks are walked: some on each CPU.
 //!
 //! A walk needs more room than a program's stack has. A program stays on its CPU but may be preempted on kernels that
-//! preempt, and the next task may then run a probe on the same CPU. So a slot is taken by writing the task's id into
-//! it, and the id is looked at again when the walk is done: whoever finds another id there, or none, has shared the
-//! slot and drops the stack. No atomic exchange is needed, which kernels before 5.12 do not have.
+//! preempt, and the next task may then run a probe on the same CPU. So a slot is taken by exchanging its owner, zero,
+//! for the task's id.
+//!
+//! Kernels before 5.12 have no such instruction, so the tail-call set, which serves them, looks and writes in two steps.
+//! Two tasks can meet in between where such a kernel preempts. The id is therefore looked at again when the walk is
+//! done: whoever finds another id there, or none, drops the stack.
+
+use core::intrinsics::{AtomicOrdering, atomic_cxchg};
 
 use memtrace_common::{event::Event, limits::SCRATCH_SLOTS, stats::Stats};
 
 use super::walk::Walk;
 use crate::{maps::SCRATCH, read::Registers, thread::ThreadKey};
 
-/// Takes a free slot and sets it up for the stack that `regs` begins. `None` when all are taken.
+/// Takes a free slot and sets it up for the stack that `regs` begins. `None` when all are taken. `ATOMIC` needs a kernel
+/// that has the instruction.
 #[inline(always)]
-pub(super) fn take(stats: &mut Stats, regs: Registers, event: &Event) -> Option<&'static mut Walk> {
+pub(super) fn take<const ATOMIC: bool>(
+    stats: &mut Stats,
+    regs: Registers,
+    event: &Event,
+) -> Option<&'static mut Walk> {
     for index in 0..SCRATCH_SLOTS {
         let Some(slot) = SCRATCH.get_ptr_mut(index) else {
             continue;
         };
         // SAFETY: the pointer is the map's; the value is plain integers.
         let walk = unsafe { &mut *slot };
-        if owner(walk) == 0 {
-            set_owner(walk, ThreadKey::current().0);
+        if claim::<ATOMIC>(walk, ThreadKey::current().0) {
             walk.begin(regs, event);
             return Some(walk);
         }
@@ -53,6 +62,27 @@ pub(super) fn release(walk: &mut Walk) -> bool {
         set_owner(walk, 0);
     }
     whole
+}
+
+/// Makes `me` the owner of a slot that has none.
+#[inline(always)]
+fn claim<const ATOMIC: bool>(walk: &mut Walk, me: u64) -> bool {
+    if owner(walk) != 0 {
+        return false;
+    }
+    if !ATOMIC {
+        set_owner(walk, me);
+        return true;
+    }
+    // SAFETY: the pointer is a reference's, and 8-byte fields of a map's value are aligned.
+    let (_, exchanged) = unsafe {
+        atomic_cxchg::<_, { AtomicOrdering::SeqCst }, { AtomicOrdering::SeqCst }>(
+            &raw mut walk.owner,
+            0,
+            me,
+        )
+    };
+    exchanged
 }
 
 #[inline(always)]
