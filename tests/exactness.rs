@@ -159,6 +159,29 @@ fn allocators_inside_the_executable_and_musl() -> Result<()> {
 }
 
 #[test]
+fn an_allocator_linked_into_the_program_and_one_with_names_of_its_own() -> Result<()> {
+    let Some(_turn) = privilege::turn()? else {
+        return Ok(());
+    };
+    repeat(|| {
+        let all = [
+            Workload::of("every").args(["400"]).link(Link::Jemalloc),
+            Workload::of("threads")
+                .args(["8", "6000"])
+                .link(Link::Jemalloc),
+            // The other programs also free what libc has allocated, which an allocator beside libc's must not.
+            Workload::of("threads")
+                .args(["8", "6000"])
+                .link(Link::PrefixedJemalloc),
+            Workload::of("storm")
+                .args(["4", "5000"])
+                .link(Link::PrefixedJemalloc),
+        ];
+        trace(all.into(), &[])
+    })
+}
+
+#[test]
 fn an_interposers_inner_calls_do_not_count() -> Result<()> {
     let Some(_turn) = privilege::turn()? else {
         return Ok(());

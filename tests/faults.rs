@@ -255,13 +255,7 @@ fn no_rights_end_with_3_and_the_command_to_type() -> Result<()> {
     fs::copy(memtrace::binary()?, &binary)?;
     let target = endless()?;
     let done = Command::new("setpriv")
-        .args([
-            "--reuid=65534",
-            "--regid=65534",
-            "--clear-groups",
-            "--inh-caps=-all",
-            "--bounding-set=-all",
-        ])
+        .args(privilege::NOBODY)
         .arg(&binary)
         .args(["-p", &target.pid().to_string()])
         .output()?;

@@ -252,6 +252,52 @@ fn a_command_that_does_not_exist() -> Result<()> {
     Ok(())
 }
 
+/// Starts a workload until it has this process id; the kernel is told to hand it out next, but others may be faster.
+fn start_as(pid: u32, builder: impl Fn() -> workload::Builder) -> Result<Option<Workload>> {
+    for _ in 0..50 {
+        fs::write("/proc/sys/kernel/ns_last_pid", (pid - 1).to_string())?;
+        let workload = builder().start()?;
+        if workload.pid() == pid {
+            return Ok(Some(workload));
+        }
+    }
+    Ok(None)
+}
+
+#[test]
+fn a_process_id_that_is_used_again_is_another_process() -> Result<()> {
+    let Some(_turn) = privilege::turn()? else {
+        return Ok(());
+    };
+    let memtrace = Memtrace::built()?.args(["-c", "mt-reuse"]).start()?;
+    let mut first = leak("mt-reuse").start()?;
+    let pid = first.pid();
+    memtrace.wait_tracing(&[pid])?;
+    first.go()?;
+    let told = first.told()?;
+    first.kill()?;
+    drop(first);
+    // Blocks of another size: what is mixed up shows.
+    let Some(second) = start_as(pid, || {
+        Workload::of("leak").args(["30", "200"]).named("mt-reuse")
+    })?
+    else {
+        return privilege::skip("somebody else always gets the process id");
+    };
+    memtrace.wait_tracing_times(pid, 2)?;
+    second.go()?;
+    let told_again = second.told()?;
+    let report = memtrace.final_report()?;
+    let generations = report.generations(pid);
+    ensure!(generations.len() == 2, "{} generations", generations.len());
+    ensure!(
+        generations[0].state == "exited" && generations[1].state == "running",
+        "{generations:?}"
+    );
+    assert_equal_by_site(&told, generations[0])?;
+    assert_equal_by_site(&told_again, generations[1])
+}
+
 #[test]
 fn two_hundred_targets_at_once() -> Result<()> {
     let Some(_turn) = privilege::turn()? else {

@@ -13,6 +13,7 @@
 //! Nothing here links memtrace's code: what is tested is the binary and the words it prints.
 
 pub mod compare;
+mod compile;
 pub mod figure;
 pub mod gdb;
 pub mod memtrace;

@@ -10,6 +10,15 @@ use std::{
 
 use anyhow::{Result, bail};
 
+/// Arguments of setpriv that take every right away.
+pub const NOBODY: [&str; 5] = [
+    "--reuid=65534",
+    "--regid=65534",
+    "--clear-groups",
+    "--inh-caps=-all",
+    "--bounding-set=-all",
+];
+
 static TURN: Mutex<()> = Mutex::new(());
 static SKIPPED: AtomicU32 = AtomicU32::new(0);
 

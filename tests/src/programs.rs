@@ -6,12 +6,13 @@
 use std::{
     fs,
     path::{Path, PathBuf},
-    process::Command,
     sync::{Mutex, PoisonError},
     time::SystemTime,
 };
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result};
+
+use crate::compile;
 
 /// How a program is linked.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -27,19 +28,15 @@ pub enum Link {
     MuslDynamic,
     /// A shared object, to be loaded or preloaded.
     Shared,
+    /// Dynamically, with jemalloc inside the executable.
+    Jemalloc,
+    /// The same, but jemalloc's functions have names of their own (`je_malloc`), which the program calls.
+    PrefixedJemalloc,
+    /// Dynamically, with debug information.
+    Debug,
+    /// The same, but the debug information is in a file of its own, `NAME.debug`, which the program names.
+    DebugLink,
 }
-
-/// `-fno-builtin`: a compiler that knows malloc removes pairs of calls. `reallocarray` is only pulled into a static
-/// program when asked for, since the programs take it as it comes (weak).
-const COMMON: [&str; 7] = [
-    "-O2",
-    "-g0",
-    "-fomit-frame-pointer",
-    "-fno-builtin",
-    "-Wall",
-    "-Wextra",
-    "-pthread",
-];
 
 impl Link {
     fn suffix(self) -> &'static str {
@@ -49,27 +46,10 @@ impl Link {
             Self::Musl => ".musl",
             Self::MuslDynamic => ".musl-shared",
             Self::Shared => ".so",
-        }
-    }
-
-    fn flags(self) -> &'static [&'static str] {
-        match self {
-            Self::Dynamic | Self::MuslDynamic => &["-ldl"],
-            Self::Static => &["-static", "-Wl,-u,reallocarray"],
-            Self::Musl => &["-static"],
-            Self::Shared => &["-shared", "-fPIC"],
-        }
-    }
-
-    fn compiler(self, source: &Path) -> (&'static str, &'static str) {
-        match (
-            self,
-            source.extension().and_then(|extension| extension.to_str()),
-        ) {
-            (Self::Musl | Self::MuslDynamic, _) => ("musl-gcc", "apt-get install musl-tools"),
-            (_, Some("cpp")) => ("g++", "apt-get install g++"),
-            (_, Some("rs")) => ("rustc", "install Rust with rustup"),
-            _ => ("gcc", "apt-get install gcc libc6-dev"),
+            Self::Jemalloc => ".jemalloc",
+            Self::PrefixedJemalloc => ".je",
+            Self::Debug => ".g",
+            Self::DebugLink => ".debuglink",
         }
     }
 }
@@ -106,14 +86,18 @@ pub fn build(name: &str, link: Link) -> Result<PathBuf> {
     let folder = target().join("workloads");
     fs::create_dir_all(&folder)?;
     let folder = folder.canonicalize()?;
-    let output = folder.join(format!("{name}{}", link.suffix()));
+    let file = format!("{name}{}", link.suffix());
+    let output = folder.join(&file);
     if is_newer(&output, &source) && is_newer(&output, &sources().join("truth.h")) {
         return Ok(output);
     }
-    // Another test binary may be at it too: whoever renames last wins, and both are whole.
-    let fresh = folder.join(format!(".{name}{}.{}", link.suffix(), std::process::id()));
-    compile(&source, link, &fresh)?;
-    fs::rename(&fresh, &output)?;
+    // Another test binary may be at it too: whoever renames last wins, and every file is whole.
+    let fresh = tempfile::Builder::new().prefix(".").tempdir_in(&folder)?;
+    compile::compile(&source, link, &fresh.path().join(&file))?;
+    for made in fs::read_dir(fresh.path())? {
+        let made = made?;
+        fs::rename(made.path(), folder.join(made.file_name()))?;
+    }
     Ok(output)
 }
 
@@ -124,34 +108,4 @@ fn is_newer(output: &Path, source: &Path) -> bool {
             .unwrap_or(SystemTime::UNIX_EPOCH)
     };
     output.exists() && time(output) > time(source)
-}
-
-fn compile(source: &Path, link: Link, output: &Path) -> Result<()> {
-    let (compiler, remedy) = link.compiler(source);
-    let mut command = Command::new(compiler);
-    if compiler == "rustc" {
-        command
-            .args([
-                "--edition=2024",
-                "-Copt-level=3",
-                "-Cforce-frame-pointers=no",
-            ])
-            .arg(source);
-    } else {
-        command.args(COMMON).arg(source).args(link.flags());
-    }
-    let done = match command.arg("-o").arg(output).output() {
-        Ok(done) => done,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            bail!("the workload programs need `{compiler}`, which is not installed; try: {remedy}")
-        }
-        Err(error) => return Err(error).context(format!("failed to run `{compiler}`")),
-    };
-    ensure!(
-        done.status.success(),
-        "`{compiler}` refused {}:\n{}",
-        source.display(),
-        String::from_utf8_lossy(&done.stderr)
-    );
-    Ok(())
 }

@@ -156,7 +156,7 @@ impl Report {
     pub fn generations(&self, pid: u32) -> Vec<&Process> {
         let all = self.processes.iter().filter(|process| process.pid == pid);
         let mut all: Vec<&Process> = all.collect();
-        all.sort_by_key(|process| process.program());
+        all.sort_by_key(|process| process.age());
         all
     }
 
@@ -196,9 +196,11 @@ impl Report {
 }
 
 impl Process {
-    /// Which program of the process this is: its generation is `PID-START-PROGRAMS`.
-    fn program(&self) -> Option<u32> {
-        self.generation.rsplit('-').next()?.parse().ok()
+    /// When it came, among all generations of its id: they are written `PID-START-PROGRAMS`.
+    fn age(&self) -> Option<(u64, u32)> {
+        let mut parts = self.generation.rsplit('-');
+        let programs = parts.next()?.parse().ok()?;
+        Some((parts.next()?.parse().ok()?, programs))
     }
 }
 

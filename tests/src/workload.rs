@@ -20,6 +20,9 @@ use crate::{
     wait::Lines,
 };
 
+/// A shell in a mount namespace of its own puts the program where nobody else sees it, and becomes it.
+const HIDE: &str = r#"mount -t tmpfs hidden /mnt && cp "$0" /mnt/hidden && exec /mnt/hidden "$@""#;
+
 /// What to start.
 #[derive(Debug)]
 pub struct Builder {
@@ -28,6 +31,7 @@ pub struct Builder {
     args: Vec<OsString>,
     environment: Vec<(OsString, OsString)>,
     name: Option<String>,
+    hidden: bool,
 }
 
 /// A workload that runs, and the processes it has started itself: one process group.
@@ -35,7 +39,7 @@ pub struct Builder {
 pub struct Workload {
     child: Child,
     lines: Lines,
-    _folder: Option<TempDir>,
+    folder: Option<TempDir>,
 }
 
 /// What a workload tells at the end of its work.
@@ -88,6 +92,13 @@ impl Builder {
         self
     }
 
+    /// Runs a copy that only the process itself can see: on a file system of its own mount namespace.
+    #[must_use]
+    pub fn hidden(mut self) -> Self {
+        self.hidden = true;
+        self
+    }
+
     /// Starts the program and waits until it is ready for the go.
     ///
     /// # Errors
@@ -113,7 +124,13 @@ impl Builder {
             path = copy.path().join(name);
             folder = Some(copy);
         }
-        let mut command = Command::new(&path);
+        let mut command = if self.hidden {
+            let mut unshare = Command::new("unshare");
+            unshare.args(["--mount", "sh", "-c", HIDE]).arg(&path);
+            unshare
+        } else {
+            Command::new(&path)
+        };
         command
             .args(&self.args)
             .stdout(Stdio::piped())
@@ -126,7 +143,7 @@ impl Builder {
         Ok(Workload {
             child,
             lines: Lines::gather(stdout),
-            _folder: folder,
+            folder,
         })
     }
 }
@@ -141,6 +158,7 @@ impl Workload {
             args: Vec::new(),
             environment: Vec::new(),
             name: None,
+            hidden: false,
         }
     }
 
@@ -148,6 +166,19 @@ impl Workload {
     #[must_use]
     pub fn pid(&self) -> u32 {
         self.child.id()
+    }
+
+    /// Removes the copy that [`Builder::named`] has made.
+    ///
+    /// # Errors
+    ///
+    /// Fails when there is none.
+    pub fn delete_program(&mut self) -> Result<()> {
+        let folder = self
+            .folder
+            .take()
+            .context("the program has no file of its own")?;
+        Ok(folder.close()?)
     }
 
     /// Everything printed so far.

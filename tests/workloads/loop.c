@@ -1,5 +1,6 @@
 /*
- * loop THREADS MS: a tight malloc and free of 64 bytes in every thread, for MS milliseconds. Prints the nanoseconds of
+ * loop THREADS MS [FRAMES]: a tight malloc and free of 64 bytes in every thread, for MS milliseconds, at the bottom of a
+ * recursion of FRAMES frames. Prints the nanoseconds of
  * thread CPU time that a pair takes: the median over chunks of PAIRS, of the median thread.
  *
  * CPU time of the thread, not wall time: neighbours on a shared machine do not count.
@@ -13,6 +14,8 @@
 
 static pthread_barrier_t start, end;
 static double wanted_ns;
+static int frames;
+static volatile int sink;
 static double samples[THREADS][CHUNKS];
 static double medians[THREADS];
 
@@ -40,16 +43,28 @@ static double wall_ns(void) {
     return (double)now.tv_sec * 1e9 + (double)now.tv_nsec;
 }
 
-static void *work(void *argument) {
-    long me = (long)(intptr_t)argument, n = 0;
+/* Measures at the bottom of the recursion; gives the number of samples. */
+NOINLINE static long measure(long me, int above) {
     double stop;
-    pthread_barrier_wait(&start);
+    long n = 0;
+    if (above > 0) {
+        n = measure(me, above - 1);
+        sink++; /* or this frame would be a jump */
+        return n;
+    }
     stop = wall_ns() + wanted_ns;
     while (n < CHUNKS && (n < 5 || wall_ns() < stop)) {
         double began = thread_ns();
         pairs();
         samples[me][n++] = (thread_ns() - began) / PAIRS;
     }
+    return n;
+}
+
+static void *work(void *argument) {
+    long me = (long)(intptr_t)argument, n;
+    pthread_barrier_wait(&start);
+    n = measure(me, frames);
     qsort(samples[me], (size_t)n, sizeof **samples, ascending);
     medians[me] = samples[me][n / 2];
     pthread_barrier_wait(&end);
@@ -61,6 +76,7 @@ int main(int argc, char **argv) {
     pthread_t ids[THREADS];
     char line[64];
     wanted_ns = (argc > 2 ? atof(argv[2]) : 300) * 1e6;
+    frames = argc > 3 ? atoi(argv[3]) : 0;
     if (threads < 1 || threads > THREADS) return 2;
     truth_block_go();
     pthread_barrier_init(&start, NULL, (unsigned)threads + 1);

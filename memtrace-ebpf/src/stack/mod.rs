@@ -39,7 +39,7 @@ pub(crate) trait Walker {
     fn walk_and_emit(ctx: *mut c_void, stats: &mut Stats, regs: Registers, event: Event);
 }
 
-/// 0. In read-only memory that is frozen before the programs are loaded, so the verifier takes it for a constant; the
+/// Zero, in read-only memory that is frozen before the programs are loaded: the verifier takes it for a constant, the
 /// compiler does not.
 #[unsafe(no_mangle)]
 static NEVER: Global<u32> = Global::new(0);

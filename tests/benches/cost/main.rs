@@ -9,6 +9,7 @@
 #![expect(clippy::print_stdout, reason = "a benchmark prints its table")]
 
 mod floor;
+mod frames;
 mod redis;
 mod table;
 mod tracer;
@@ -55,13 +56,18 @@ fn main() -> Result<()> {
             not_a_target,
         ),
     ];
-    for (title, tracers, workload) in workloads {
-        if wanted
+    let is_wanted = |title: &str| {
+        wanted
             .as_deref()
             .is_none_or(|wanted| title.contains(wanted))
-        {
+    };
+    for (title, tracers, workload) in workloads {
+        if is_wanted(title) {
             println!("{}", measure(title, tracers, rounds, workload)?);
         }
+    }
+    if is_wanted("frames") {
+        println!("{}", frames::table(rounds)?);
     }
     Ok(())
 }
