@@ -22,6 +22,12 @@ pub const MAX_TAIL_CALLS: usize = 33;
 /// part of them at once. A call that finds no slot goes without its stack and is counted.
 pub const SCRATCH_SLOTS: u32 = 32;
 
+/// Threads that have a slot of their own, by the low bits of their id; the others are looked up by hash.
+pub const THREAD_SLOTS: u32 = 1 << 16;
+
+/// Ids of stacks that are known without a look-up by hash, by their low bits.
+pub const RECENT_STACKS: u32 = 1 << 16;
+
 /// Binary-search steps among the executable mappings of one process: 2^12 mappings at most.
 pub const MAPPING_SEARCH_STEPS: u32 = 12;
 
@@ -37,6 +43,8 @@ pub const PAGE_SHIFT: u32 = 8;
 const _: () = assert!(MAX_FRAMES.is_power_of_two());
 const _: () = assert!(STACK_WINDOW.is_power_of_two());
 const _: () = assert!(SCRATCH_SLOTS.is_power_of_two());
+const _: () = assert!(THREAD_SLOTS.is_power_of_two());
+const _: () = assert!(RECENT_STACKS.is_power_of_two());
 const _: () = assert!(FRAMES_PER_TAIL_CALL * MAX_TAIL_CALLS >= MAX_FRAMES);
 // A page of text has at most one row for each of its bytes.
 const _: () = assert!(1 << ROW_SEARCH_STEPS > 1 << PAGE_SHIFT);

@@ -25,8 +25,10 @@ pub const PROCESS_TRACED: u32 = 2;
 
 wire! {
     /// What the probe keeps of a thread between the entry of an allocator function and its return. Value of the
-    /// map `THREADS`, keyed by `tgid << 32 | tid`.
-    pub struct Thread (40) {
+    /// maps `THREAD_SLOTS` and `THREADS`.
+    pub struct Thread (48) {
+        /// `tgid << 32 | tid`; 0 = the slot is free.
+        pub owner: u64,
         /// Stack pointer at the entry of the outermost call: it points at the return address. 0 = not inside.
         pub sp: u64,
         /// Requested size.

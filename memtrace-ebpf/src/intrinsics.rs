@@ -1,6 +1,9 @@
-//! Calls that the loader replaces; see `memtrace_common::patch`.
+//! Calls that the loader replaces (see `memtrace_common::patch`), and the one atomic instruction.
 
-use core::ffi::c_void;
+use core::{
+    ffi::c_void,
+    intrinsics::{AtomicOrdering, atomic_cxchg},
+};
 
 use memtrace_common::patch;
 
@@ -26,4 +29,18 @@ pub(crate) fn cookie(ctx: *mut c_void) -> u32 {
 pub(crate) fn is_return(ctx: *mut c_void) -> bool {
     // The kernel function returns a bool: only the low byte is defined.
     patched_call::<{ patch::CALL_IS_RETURN }>(ctx) & 0xff != 0
+}
+
+/// Puts `new` where 0 is; says whether 0 was there. Kernels before 5.12 have no such instruction.
+#[inline(always)]
+pub(crate) fn exchange_zero(place: &mut u64, new: u64) -> bool {
+    // SAFETY: the pointer is a reference's, and every place is an 8-byte field of a map's value, which is aligned.
+    let (_, exchanged) = unsafe {
+        atomic_cxchg::<_, { AtomicOrdering::SeqCst }, { AtomicOrdering::SeqCst }>(
+            &raw mut *place,
+            0,
+            new,
+        )
+    };
+    exchanged
 }

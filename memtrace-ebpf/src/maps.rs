@@ -10,7 +10,7 @@ use aya_ebpf::{
     maps::{Array, HashMap, LruHashMap, PerCpuArray, ProgramArray, RingBuf},
 };
 use memtrace_common::{
-    limits::SCRATCH_SLOTS,
+    limits::{self, SCRATCH_SLOTS},
     process::{KernelOffsets, Process, Thread},
     stats::Stats,
     unwind::{FileKey, Mapping, Object},
@@ -34,7 +34,12 @@ pub(crate) static NOTICES: RingBuf = RingBuf::with_byte_size(1 << 20, 0);
 #[map]
 pub(crate) static STATS: PerCpuArray<Stats> = PerCpuArray::with_max_entries(1, 0);
 
-/// Threads that have called an allocator, by `tgid << 32 | tid`. Probes only; an entry leaves with its thread.
+/// Threads that have called an allocator, by the low bits of their id: an array is looked up in a tenth of the time that a
+/// hash takes, and every call needs it. Probes only; a slot belongs to one thread until that thread ends.
+#[map]
+pub(crate) static THREAD_SLOTS: Array<Thread> = Array::with_max_entries(limits::THREAD_SLOTS, 0);
+
+/// Threads whose slot belongs to another, by `tgid << 32 | tid`. Probes only; an entry leaves with its thread.
 #[map]
 pub(crate) static THREADS: HashMap<u64, Thread> = HashMap::with_max_entries(65_536, 0);
 
@@ -58,6 +63,10 @@ pub(crate) static PAGES: Array<u64> = Array::with_max_entries(1 << 20, BPF_F_MMA
 /// Unwind rows. Session → probes.
 #[map]
 pub(crate) static ROWS: Array<u64> = Array::with_max_entries(1 << 22, BPF_F_MMAPABLE);
+
+/// The id that was last seen with these low bits: what asks [`SEEN`] for most stacks. Probes only.
+#[map]
+pub(crate) static RECENT: Array<u64> = Array::with_max_entries(limits::RECENT_STACKS, 0);
 
 /// Ids of stacks that have been sent. Losing an entry means that a stack is sent twice.
 #[map]

@@ -8,9 +8,13 @@
 //! address was, until the place is used for something else.
 
 use aya_ebpf::helpers::bpf_get_current_pid_tgid;
-use memtrace_common::process::Thread;
+use memtrace_common::{limits, process::Thread};
 
-use crate::{maps::THREADS, read};
+use crate::{
+    intrinsics,
+    maps::{THREAD_SLOTS, THREADS},
+    read,
+};
 
 /// Bytes of a page on x86-64.
 const PAGE_SIZE: u64 = 4096;
@@ -41,19 +45,35 @@ impl ThreadKey {
     /// The thread's entry, if it has one.
     #[inline(always)]
     pub(crate) fn state(self) -> Option<&'static mut Thread> {
+        if let Some(slot) = self.slot()
+            && slot.owner == self.0
+        {
+            return Some(slot);
+        }
         // SAFETY: only the thread itself writes its entry, and it is here, not elsewhere.
         THREADS
             .get_ptr_mut(self.0)
             .map(|thread| unsafe { &mut *thread })
     }
 
-    /// The thread's entry, made if it has none. `None` when the table is full.
+    /// The thread's entry, made if it has none. `None` when the table is full. `atomic`: the kernel has the
+    /// exchange; without it no slot can be claimed, and every thread is looked up by hash.
     #[inline(always)]
-    pub(crate) fn state_or_new(self) -> Option<&'static mut Thread> {
+    pub(crate) fn state_or_new(self, atomic: bool) -> Option<&'static mut Thread> {
+        if atomic && let Some(slot) = self.slot() {
+            if slot.owner == self.0 {
+                return Some(slot);
+            }
+            // Another thread with the same low bits may try the same.
+            if slot.owner == 0 && intrinsics::exchange_zero(&mut slot.owner, self.0) {
+                return Some(slot);
+            }
+        }
         if let Some(thread) = self.state() {
             return Some(thread);
         }
         let empty = Thread {
+            owner: self.0,
             sp: 0,
             size: 0,
             ptr: 0,
@@ -64,6 +84,29 @@ impl ThreadKey {
         // A failure shows in the look-up that follows.
         let _ = THREADS.insert(self.0, empty, 0);
         self.state()
+    }
+
+    /// Forgets the thread: it has ended, or runs another program.
+    #[inline(always)]
+    pub(crate) fn forget(self) {
+        if let Some(slot) = self.slot()
+            && slot.owner == self.0
+        {
+            slot.sp = 0;
+            // Last: from here on the slot may be claimed.
+            // SAFETY: a write through a reference.
+            unsafe { core::ptr::write_volatile(&raw mut slot.owner, 0) };
+        }
+        let _ = THREADS.remove(self.0);
+    }
+
+    /// The slot that the thread shares with all whose ids end in the same bits.
+    #[inline(always)]
+    fn slot(self) -> Option<&'static mut Thread> {
+        // SAFETY: but for `owner`, which is a whole word, only the owner reads or writes it.
+        THREAD_SLOTS
+            .get_ptr_mut(self.tid() & (limits::THREAD_SLOTS - 1))
+            .map(|slot| unsafe { &mut *slot })
     }
 }
 

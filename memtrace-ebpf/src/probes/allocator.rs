@@ -60,11 +60,11 @@ fn allocator<W: Walker>(ctx: *mut c_void) -> u64 {
         return TAKE_RETURN;
     }
     stats.entries[(kind & 15) as usize] += 1;
-    on_entry(ctx, stats, cookie)
+    on_entry::<W>(ctx, stats, cookie)
 }
 
 #[inline(always)]
-fn on_entry(ctx: *mut c_void, stats: &mut Stats, cookie: u32) -> u64 {
+fn on_entry<W: Walker>(ctx: *mut c_void, stats: &mut Stats, cookie: u32) -> u64 {
     let regs = Registers::new(ctx);
     let key = ThreadKey::current();
     match cookie::kind(cookie) {
@@ -72,7 +72,7 @@ fn on_entry(ctx: *mut c_void, stats: &mut Stats, cookie: u32) -> u64 {
         kind::MAPS_CHANGED => on_maps_changed(stats, key),
         kind::CALIBRATE => SKIP_RETURN,
         kind::MALLOC..=kind::PVALLOC | kind::FREE_OUTER | kind::CALIBRATE_RETURN => {
-            on_call(stats, key, regs, cookie)
+            on_call::<W>(stats, key, regs, cookie)
         }
         _ => {
             stats.unknown_kinds += 1;
@@ -96,8 +96,8 @@ fn on_free(stats: &mut Stats, key: ThreadKey, regs: Registers, cookie: u32) -> u
 
 /// A call whose return matters.
 #[inline(always)]
-fn on_call(stats: &mut Stats, key: ThreadKey, regs: Registers, cookie: u32) -> u64 {
-    let Some(thread) = key.state_or_new() else {
+fn on_call<W: Walker>(stats: &mut Stats, key: ThreadKey, regs: Registers, cookie: u32) -> u64 {
+    let Some(thread) = key.state_or_new(W::ATOMIC) else {
         stats.threads_full += 1;
         return SKIP_RETURN;
     };

@@ -18,7 +18,7 @@ use memtrace_common::{
 
 use crate::{
     emit,
-    maps::{OFFSETS, PROCESSES, THREADS, WATCH_ALL},
+    maps::{OFFSETS, PROCESSES, WATCH_ALL},
     read,
     thread::ThreadKey,
 };
@@ -85,9 +85,9 @@ fn process_exec(ctx: RawTracePointContext) -> i32 {
     let key = ThreadKey::current();
     let tgid = key.tgid();
     // The thread that ran the old program may have had another id.
-    let _ = THREADS.remove(key.0);
+    key.forget();
     let old_tid: u32 = ctx.arg::<u64>(1) as u32;
-    let _ = THREADS.remove((u64::from(tgid) << 32) | u64::from(old_tid));
+    ThreadKey((u64::from(tgid) << 32) | u64::from(old_tid)).forget();
     // SAFETY: as above.
     let known = unsafe { PROCESSES.get(tgid) };
     if let Some(process) = known {
@@ -111,7 +111,7 @@ fn process_exit(ctx: RawTracePointContext) -> i32 {
     let task: u64 = ctx.arg(0);
     let key = ThreadKey::current();
     let tgid = key.tgid();
-    let _ = THREADS.remove(key.0);
+    key.forget();
     // SAFETY: as above.
     let Some(process) = (unsafe { PROCESSES.get(tgid) }) else {
         return 0;

@@ -1,7 +1,8 @@
 //! Sends every stack once.
 //!
 //! The id is remembered only after the send has succeeded: a stack for which there was no room is sent when it is met
-//! again. The memory is an LRU map; an id that falls out costs a second send, nothing else.
+//! again. The memory is an LRU map; an id that falls out costs a second send, nothing else. In front of it stands an array
+//! that knows the latest ids at a tenth of the cost.
 
 use core::ffi::c_void;
 
@@ -9,10 +10,14 @@ use aya_ebpf::{
     bindings::{BPF_RB_NO_WAKEUP, bpf_map_def},
     helpers::generated::bpf_ringbuf_output,
 };
-use memtrace_common::{limits::MAX_FRAMES, stack::StackHeader, stats::Stats};
+use memtrace_common::{
+    limits::{MAX_FRAMES, RECENT_STACKS},
+    stack::StackHeader,
+    stats::Stats,
+};
 
 use super::walk::Walk;
-use crate::maps::{SEEN, STACKS};
+use crate::maps::{RECENT, SEEN, STACKS};
 
 /// Bytes of the largest record.
 const MAX_RECORD: u64 = (size_of::<StackHeader>() + 8 * MAX_FRAMES) as u64;
@@ -27,17 +32,36 @@ pub(super) fn send_once(stats: &mut Stats, walk: &mut Walk) -> u64 {
     let id = walk.id();
     stats.walked[(walk.cut_reason() & 15) as usize] += 1;
     stats.frames += u64::from(walk.count());
-    if SEEN.get_ptr(id).is_some() {
+    let recent = RECENT.get_ptr_mut(id as u32 & (RECENT_STACKS - 1));
+    if is_recent(recent, id) {
         return id;
     }
-    if send(walk, id) {
+    if SEEN.get_ptr(id).is_some() {
+        remember(recent, id);
+    } else if send(walk, id) {
         // A failure means that the stack is sent again.
         let _ = SEEN.insert(id, 1, 0);
+        remember(recent, id);
         stats.stacks_sent += 1;
     } else {
         stats.stacks_lost += 1;
     }
     id
+}
+
+/// Whether `id` was the last with its low bits. Ids that take turns there are found in the LRU map.
+#[inline(always)]
+fn is_recent(recent: Option<*mut u64>, id: u64) -> bool {
+    // SAFETY: the pointer is the map's. Whole words are read and written, so this is some id, or 0, which no stack has.
+    recent.is_some_and(|recent| unsafe { recent.read_volatile() } == id)
+}
+
+#[inline(always)]
+fn remember(recent: Option<*mut u64>, id: u64) {
+    if let Some(recent) = recent {
+        // SAFETY: as above.
+        unsafe { recent.write_volatile(id) };
+    }
 }
 
 #[inline(always)]

@@ -31,12 +31,15 @@ use crate::{emit, maps::TAIL_CALLS, probes::UprobeContext, read::Registers};
 
 /// A way to repeat the step.
 pub(crate) trait Walker {
+    /// Whether the kernels that take this set have the atomic exchange (5.12 and newer).
+    const ATOMIC: bool;
+
     /// Walks the stack that `regs` begins and emits `event` with the stack's id. When no scratch slot is free the event
     /// goes without a stack.
     fn walk_and_emit(ctx: *mut c_void, stats: &mut Stats, regs: Registers, event: Event);
 }
 
-/// 0. In read-only memory that is frozen before the programs are loaded, so the verifier takes it for a constant; the
+/// Zero, in read-only memory that is frozen before the programs are loaded: the verifier takes it for a constant, the
 /// compiler does not.
 #[unsafe(no_mangle)]
 static NEVER: Global<u32> = Global::new(0);
@@ -51,10 +54,12 @@ struct LoopContext {
 }
 
 impl Walker for Loop {
+    const ATOMIC: bool = true;
+
     #[inline(always)]
     fn walk_and_emit(ctx: *mut c_void, stats: &mut Stats, regs: Registers, event: Event) {
         stay_on_the_tasks_stack(ctx);
-        let Some(walk) = scratch::take::<true>(stats, regs, &event) else {
+        let Some(walk) = scratch::take::<{ Self::ATOMIC }>(stats, regs, &event) else {
             emit::event(stats, &event);
             return;
         };
@@ -103,9 +108,11 @@ unsafe extern "C" fn loop_step(_index: u32, context: *mut LoopContext) -> i64 {
 pub(crate) struct TailCalls;
 
 impl Walker for TailCalls {
+    const ATOMIC: bool = false;
+
     #[inline(always)]
     fn walk_and_emit(ctx: *mut c_void, stats: &mut Stats, regs: Registers, event: Event) {
-        if scratch::take::<false>(stats, regs, &event).is_none() {
+        if scratch::take::<{ Self::ATOMIC }>(stats, regs, &event).is_none() {
             emit::event(stats, &event);
             return;
         }

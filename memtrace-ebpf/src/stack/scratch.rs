@@ -8,12 +8,10 @@
 //! Two tasks can meet in between where such a kernel preempts. The id is therefore looked at again when the walk is
 //! done: whoever finds another id there, or none, drops the stack.
 
-use core::intrinsics::{AtomicOrdering, atomic_cxchg};
-
 use memtrace_common::{event::Event, limits::SCRATCH_SLOTS, stats::Stats};
 
 use super::walk::Walk;
-use crate::{maps::SCRATCH, read::Registers, thread::ThreadKey};
+use crate::{intrinsics, maps::SCRATCH, read::Registers, thread::ThreadKey};
 
 /// Takes a free slot and sets it up for the stack that `regs` begins. `None` when all are taken. `ATOMIC` needs a kernel
 /// that has the instruction.
@@ -74,15 +72,7 @@ fn claim<const ATOMIC: bool>(walk: &mut Walk, me: u64) -> bool {
         set_owner(walk, me);
         return true;
     }
-    // SAFETY: the pointer is a reference's, and 8-byte fields of a map's value are aligned.
-    let (_, exchanged) = unsafe {
-        atomic_cxchg::<_, { AtomicOrdering::SeqCst }, { AtomicOrdering::SeqCst }>(
-            &raw mut walk.owner,
-            0,
-            me,
-        )
-    };
-    exchanged
+    intrinsics::exchange_zero(&mut walk.owner, me)
 }
 
 #[inline(always)]

@@ -16,11 +16,13 @@ use crate::{run, setup, shell, tally::Tally};
 /// 6.1 and newer are promised. 5.10 stands for 5.15, which no mirror has, and is stricter.
 const DEFAULT: [&str; 4] = ["5.10", "6.1", "6.12", "newest"];
 
+/// Lines of the console that are shown when something has failed there.
+const CONSOLE_LINES: usize = 200;
+
 /// Boots other kernels under qemu and runs the tests there.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// Versions such as `6.1`, or `newest`.
-    #[arg(default_values_t = DEFAULT.map(str::to_owned))]
+    /// Versions such as `6.1`, or `newest`; all that are tested when none is named.
     kernels: Vec<String>,
 }
 
@@ -35,15 +37,12 @@ pub(crate) fn main(args: &Args) -> Result<ExitCode> {
 
 /// Boots each kernel in turn and prints what passed where. No kernel named means all of [`DEFAULT`].
 pub(crate) fn matrix(kernels: &[String]) -> Result<Tally> {
-    let names = if kernels.is_empty() {
-        DEFAULT.map(str::to_owned).to_vec()
-    } else {
-        kernels.to_vec()
-    };
-    let wanted: Vec<_> = names
-        .iter()
-        .map(|name| name.parse())
-        .collect::<Result<_>>()?;
+    let mut names: Vec<_> = kernels.iter().map(String::as_str).collect();
+    if names.is_empty() {
+        names.extend(DEFAULT);
+    }
+    let wanted = names.iter().map(|name| name.parse());
+    let wanted: Vec<_> = wanted.collect::<Result<_>>()?;
     let dir = shell::target_dir().join("vm");
     fs::create_dir_all(&dir)?;
     let image = dir.join("image.cpio");
@@ -58,12 +57,13 @@ pub(crate) fn matrix(kernels: &[String]) -> Result<Tally> {
     Ok(tally)
 }
 
-/// Boots one kernel; a second time when the guest did not come to its end, which emulation alone can cause.
+/// Boots one kernel; a second time when the guest did not come to its end and no fault of the kernel says why, which
+/// emulation alone can cause.
 fn test(kernel: Result<Kernel>, image: &Path, dir: &Path) -> Result<Tally> {
     let kernel = kernel?;
     let log = dir.join(format!("{}.log", kernel.version));
     let mut outcome = guest::boot(&kernel.vmlinuz, image, &log)?;
-    if !outcome.ended {
+    if !outcome.ended && !outcome.crashed {
         fs::rename(&log, log.with_extension("first.log"))?;
         shell::say(&format!(
             "{} did not come to its end; once more",
@@ -71,26 +71,13 @@ fn test(kernel: Result<Kernel>, image: &Path, dir: &Path) -> Result<Tally> {
         ));
         outcome = guest::boot(&kernel.vmlinuz, image, &log)?;
     }
-    Ok(print(&kernel, &outcome, &log))
-}
-
-/// Prints a kernel's results and counts them; not to have come to the end is a failure of its own.
-fn print(kernel: &Kernel, outcome: &Outcome, log: &Path) -> Tally {
-    let mut tally = Tally::default();
-    for result in &outcome.results {
-        tally += Tally::of(result.passed);
+    let tally = print(&kernel, &outcome);
+    if tally.failed > 0 {
+        let console = fs::read_to_string(&log)?;
+        let lines: Vec<_> = console.lines().collect();
         println!(
-            "vm {} {} ... {}",
-            kernel.version,
-            result.name,
-            if result.passed { "ok" } else { "FAILED" }
-        );
-    }
-    if !outcome.ended {
-        tally += Tally::of(false);
-        println!(
-            "vm {} end ... FAILED: panic, hang or time limit",
-            kernel.version
+            "{}",
+            lines[lines.len().saturating_sub(CONSOLE_LINES)..].join("\n")
         );
     }
     println!(
@@ -99,6 +86,26 @@ fn print(kernel: &Kernel, outcome: &Outcome, log: &Path) -> Tally {
         outcome.took.as_secs_f32(),
         log.display()
     );
+    Ok(tally)
+}
+
+/// Prints a kernel's results and counts them; not to have come to the end is a failure of its own.
+fn print(kernel: &Kernel, outcome: &Outcome) -> Tally {
+    let mut tally = Tally::default();
+    for result in &outcome.results {
+        tally += Tally::of(result.passed);
+        let word = if result.passed { "ok" } else { "FAILED" };
+        println!("vm {} {} ... {word}", kernel.version, result.name);
+    }
+    if !outcome.ended {
+        tally += Tally::of(false);
+        let why = if outcome.crashed {
+            "the kernel crashed"
+        } else {
+            "hang or time limit"
+        };
+        println!("vm {} end ... FAILED: {why}", kernel.version);
+    }
     tally
 }
 
