@@ -9,7 +9,7 @@ use anyhow::{Result, ensure};
 use memtrace_tests::{figure, memtrace::Memtrace, privilege, procfs, workload::Workload};
 
 /// Targets over which the time for one is averaged.
-const TARGETS: u32 = 40;
+const TARGETS: u32 = 100;
 
 #[test]
 fn an_idle_target_costs_nothing() -> Result<()> {
@@ -79,8 +79,7 @@ fn nothing_is_lost_at_full_speed() -> Result<()> {
         let target = Workload::of("loop").args([threads, "3000"]).start()?;
         let memtrace = Memtrace::built()?.pid(target.pid()).start()?;
         memtrace.wait_tracing(&[target.pid()])?;
-        target.go()?;
-        target.ns_per_pair()?;
+        target.measure_pair(0)?;
         let report = memtrace.stop()?.last_report()?;
         let trust = &report.trust;
         figure::show(&format!(

@@ -266,17 +266,21 @@ impl Workload {
         })
     }
 
-    /// Waits for what the loop measured, in nanoseconds a pair.
+    /// Lets the loop measure, for the `round`-th time (from 0), and gives nanoseconds a pair.
     ///
     /// # Errors
     ///
-    /// Fails when it does not come.
-    pub fn ns_per_pair(&self) -> Result<f64> {
+    /// Fails when the figure does not come.
+    pub fn measure_pair(&self, round: usize) -> Result<f64> {
+        self.go()?;
         self.lines.find("ns_per_pair", |lines| {
-            truth::parse(lines).into_iter().find_map(|line| match line {
-                Line::Pair { ns_per_pair } => Some(ns_per_pair),
-                _ => None,
-            })
+            let pairs = truth::parse(lines)
+                .into_iter()
+                .filter_map(|line| match line {
+                    Line::Pair { ns_per_pair } => Some(ns_per_pair),
+                    _ => None,
+                });
+            pairs.into_iter().nth(round)
         })
     }
 

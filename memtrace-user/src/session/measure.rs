@@ -18,29 +18,31 @@ pub(super) fn say(line: &str) {
     let _ = writeln!(std::io::stderr().lock(), "memtrace: {line}");
 }
 
+/// What is known of every process, by id and programs begun. An id may be used again: the latest process stands last.
+pub(super) type Facts = HashMap<(Pid, u32), Vec<ProcessFacts>>;
+
 /// What is known of every process, by id and programs begun.
-pub(super) fn facts(
-    targets: &mut Targets,
-    command: Option<&mut Command>,
-) -> HashMap<(Pid, u32), ProcessFacts> {
-    let mut facts = HashMap::new();
-    for target in targets.exited() {
-        facts.insert((target.pid(), target.exec_count), facts_of(target));
-        facts.extend(target.former.iter().cloned());
-    }
+pub(super) fn facts(targets: &mut Targets, command: Option<&mut Command>) -> Facts {
+    let mut facts = Facts::new();
+    let mut know = |target: &Target| {
+        let now = ((target.pid(), target.exec_count), facts_of(target));
+        for (key, former) in target.former.iter().cloned().chain([now]) {
+            facts.entry(key).or_default().push(former);
+        }
+    };
+    targets.exited().for_each(&mut know);
     for target in targets.live() {
         if let Some(rss) = procfs::rss(target.pid()) {
             target.rss = rss;
         }
-        facts.insert((target.pid(), target.exec_count), facts_of(target));
-        facts.extend(target.former.iter().cloned());
+        know(target);
     }
     if let Some(command) = command
         && let Some(status) = command.poll()
     {
         for ((pid, _), facts) in &mut facts {
-            if *pid == command.pid {
-                facts.ended = Some(status.to_string());
+            if let Some(latest) = facts.last_mut().filter(|_| *pid == command.pid) {
+                latest.ended = Some(status.to_string());
             }
         }
     }

@@ -4,12 +4,12 @@ use std::{
     collections::HashMap,
     sync::mpsc,
     thread::{self, JoinHandle},
-    time::SystemTime,
+    time::{Duration, SystemTime},
 };
 
 use tokio::sync::mpsc as tokio_mpsc;
 
-use super::library::SharedStore;
+use super::{library::SharedStore, measure::Facts};
 use crate::{
     ids::Pid,
     plan::Plan,
@@ -23,7 +23,7 @@ use crate::{
 pub(super) struct Job {
     pub(super) snapshot: Snapshot,
     /// By process and programs begun.
-    pub(super) facts: HashMap<(Pid, u32), ProcessFacts>,
+    pub(super) facts: Facts,
     pub(super) measured: Measured,
     pub(super) is_final: bool,
 }
@@ -88,11 +88,10 @@ fn work(
 ) {
     let mut resolver = Resolver::new(plan.resolve.clone());
     while let Ok(job) = inbox.recv() {
+        let known = by_process(&job);
         let facts = |process: &ProcessSnapshot| {
-            job.facts
-                .get(&(process.pid, process.exec_count))
-                .cloned()
-                .unwrap_or_default()
+            let facts = known.get(&(program_of(process), moment_of(process)));
+            facts.map_or_else(ProcessFacts::default, |facts| (*facts).clone())
         };
         let sources = Sources {
             snapshot: &job.snapshot,
@@ -107,4 +106,42 @@ fn work(
             return;
         }
     }
+}
+
+/// A process's id and how many programs it had begun.
+type Program = (Pid, u32);
+/// When it began, and whether it runs: of two that were seen to begin at the same time, the one that runs is the later.
+type Moment = (Duration, bool);
+
+fn program_of(process: &ProcessSnapshot) -> Program {
+    (process.pid, process.exec_count)
+}
+
+fn moment_of(process: &ProcessSnapshot) -> Moment {
+    (process.begun, !process.exited)
+}
+
+/// The facts of each process of the snapshot. Those that share their id and their number of programs are told apart by
+/// their order, the latest first: what is forgotten on either side is the earliest.
+fn by_process(job: &Job) -> HashMap<(Program, Moment), &ProcessFacts> {
+    let mut moments: HashMap<Program, Vec<Moment>> = HashMap::new();
+    for process in &job.snapshot.processes {
+        moments
+            .entry(program_of(process))
+            .or_default()
+            .push(moment_of(process));
+    }
+    let mut known = HashMap::new();
+    for (program, mut moments) in moments {
+        moments.sort_unstable();
+        let facts = job
+            .facts
+            .get(&program)
+            .map(Vec::as_slice)
+            .unwrap_or_default();
+        for (moment, facts) in moments.iter().rev().zip(facts.iter().rev()) {
+            known.insert((program, *moment), facts);
+        }
+    }
+    known
 }

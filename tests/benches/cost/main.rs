@@ -14,8 +14,6 @@ mod redis;
 mod table;
 mod tracer;
 
-use std::time::Duration;
-
 use anyhow::{Result, ensure};
 use memtrace_tests::{privilege, workload::Workload};
 
@@ -23,6 +21,8 @@ use crate::{table::Table, tracer::Tracer};
 
 /// Milliseconds that a loop runs in one round.
 const LOOP_MS: u32 = 400;
+
+const NOT_A_TARGET: &str = "a process that is not a target: ns of CPU time a pair";
 
 fn main() -> Result<()> {
     ensure!(privilege::turn()?.is_some(), "tracing needs root");
@@ -34,26 +34,18 @@ fn main() -> Result<()> {
     let wanted = std::env::args()
         .skip(1)
         .find(|argument| !argument.starts_with('-'));
-    let workloads: [(&str, &[Tracer], Measure); 4] = [
+    let workloads: [(&str, Measure); 3] = [
         (
             "malloc(64) + free in one thread: ns of CPU time a pair",
-            &tracers,
             |tracer| in_loop(tracer, 1),
         ),
         (
             "malloc(64) + free in four threads: ns of CPU time a pair",
-            &tracers,
             |tracer| in_loop(tracer, 4),
         ),
         (
             "redis-server (glibc) under redis-benchmark: ns of CPU time a request",
-            &tracers,
             redis::cost,
-        ),
-        (
-            "a process that is not a target: ns of CPU time a pair",
-            &[Tracer::Nothing, Tracer::Memtrace],
-            not_a_target,
         ),
     ];
     let is_wanted = |title: &str| {
@@ -61,10 +53,13 @@ fn main() -> Result<()> {
             .as_deref()
             .is_none_or(|wanted| title.contains(wanted))
     };
-    for (title, tracers, workload) in workloads {
+    for (title, workload) in workloads {
         if is_wanted(title) {
-            println!("{}", measure(title, tracers, rounds, workload)?);
+            println!("{}", measure(title, &tracers, rounds, workload)?);
         }
+    }
+    if is_wanted(NOT_A_TARGET) {
+        println!("{}", beside_a_target(rounds)?);
     }
     if is_wanted("frames") {
         println!("{}", frames::table(rounds)?);
@@ -102,17 +97,22 @@ fn in_loop(tracer: Tracer, threads: u32) -> Result<f64> {
         });
     let workload = workload.start()?;
     let _attached = tracer.attach(workload.pid())?;
-    workload.go()?;
-    workload.ns_per_pair()
+    workload.measure_pair(0)
 }
 
-/// The loop while another process is traced.
-fn not_a_target(tracer: Tracer) -> Result<f64> {
-    let target = Workload::of("leak").args(["0", "64", "100"]).start()?;
-    let workload = loop_workload(1).start()?;
-    let _attached = tracer.attach(target.pid())?;
-    target.go()?;
-    std::thread::sleep(Duration::from_millis(100));
-    workload.go()?;
-    workload.ns_per_pair()
+/// The loop before, while and after another process is traced: one process in all three, since two runs of one program
+/// differ by more than what is looked for.
+fn beside_a_target(rounds: usize) -> Result<Table> {
+    let mut table = Table::new(NOT_A_TARGET);
+    for _ in 0..rounds {
+        let target = Workload::of("leak").args(["0", "64", "100"]).start()?;
+        let workload = loop_workload(1).start()?;
+        let before = workload.measure_pair(0)?;
+        let attached = Tracer::Memtrace.attach(target.pid())?;
+        target.go()?;
+        table.add(Tracer::Memtrace, workload.measure_pair(1)?);
+        drop(attached);
+        table.add(Tracer::Nothing, (before + workload.measure_pair(2)?) / 2.0);
+    }
+    Ok(table)
 }

@@ -10,7 +10,7 @@ use anyhow::Result;
 use crate::apt;
 
 /// Everything the tests call, by Debian's names. In one place: a test that needs more adds it here.
-const TEST_PACKAGES: [&str; 16] = [
+const TEST_PACKAGES: [&str; 17] = [
     // Oracles.
     "binutils",
     "gdb",
@@ -20,6 +20,7 @@ const TEST_PACKAGES: [&str; 16] = [
     "gcc",
     "musl-tools",
     // Allocators.
+    "libjemalloc-dev",
     "libjemalloc2",
     "libmimalloc2.0",
     "libtcmalloc-minimal4",
