@@ -74,7 +74,7 @@ impl MappedArray {
 
     /// The array as values.
     pub fn values<T: zerocopy::FromBytes + zerocopy::IntoBytes>(&mut self) -> &mut [T] {
-        const { assert!(size_of::<T>() % 8 == 0) };
+        const { assert!(size_of::<T>().is_multiple_of(8)) };
         let length = self.memory.len() / size_of::<T>();
         // SAFETY: as above; `T` is plain data whose size is a multiple of the array's stride unit.
         unsafe { std::slice::from_raw_parts_mut(self.memory.as_mut_ptr().cast(), length) }
