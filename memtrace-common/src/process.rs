@@ -2,19 +2,15 @@
 
 wire! {
     /// A traced process. Value of the map `PROCESSES`, keyed by thread group id.
-    pub struct Process (24) {
+    pub struct Process (16) {
         /// Index of its first entry in `MAPPINGS`.
         pub mapping_base: u32,
         /// Number of its entries; 0 = not known yet.
         pub mapping_count: u32,
         /// Bits of `PROCESS_*`.
         pub flags: u32,
-        /// Number that the collector raises with every refresh of the mappings.
-        pub mapping_generation: u32,
         /// Not 0 while a [`NEED_MAPS`](crate::notice::NEED_MAPS) notice is unanswered.
         pub maps_requested: u32,
-        /// Always 0.
-        pub reserved: u32,
     }
 }
 

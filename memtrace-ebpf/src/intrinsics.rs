@@ -1,8 +1,8 @@
-//! Calls that the loader replaces (see `memtrace_common::patch`), and the one atomic instruction.
+//! Calls that the loader replaces (see `memtrace_common::patch`), and the atomic instructions.
 
 use core::{
     ffi::c_void,
-    intrinsics::{AtomicOrdering, atomic_cxchg},
+    intrinsics::{AtomicOrdering, atomic_cxchg, atomic_xadd},
 };
 
 use memtrace_common::patch;
@@ -43,4 +43,11 @@ pub(crate) fn exchange_zero(place: &mut u64, new: u64) -> bool {
         )
     };
     exchanged
+}
+
+/// Adds 1, whoever else does the same. Every kernel has this instruction.
+#[inline(always)]
+pub(crate) fn count(place: &mut u64) {
+    // SAFETY: as above.
+    unsafe { atomic_xadd::<_, u64, { AtomicOrdering::Relaxed }>(&raw mut *place, 1) };
 }

@@ -47,6 +47,11 @@ pub(crate) static THREADS: HashMap<u64, Thread> = HashMap::with_max_entries(65_5
 #[map]
 pub(crate) static PROCESSES: HashMap<u32, Process> = HashMap::with_max_entries(16_384, 0);
 
+/// Raised after every change of [`PROCESSES`] but that of a flag: as long as it stands, what was read there holds. Session and
+/// probes write it; 0 only before the session has begun.
+#[map]
+pub(crate) static EPOCH: Array<u64> = Array::with_max_entries(1, BPF_F_MMAPABLE);
+
 /// Executable mappings, in one sorted run a process. Session → probes.
 #[map]
 pub(crate) static MAPPINGS: Array<Mapping> = Array::with_max_entries(131_072, BPF_F_MMAPABLE);

@@ -60,17 +60,17 @@ impl ThreadKey {
     /// exchange; without it no slot can be claimed, and every thread is looked up by hash.
     #[inline(always)]
     pub(crate) fn state_or_new(self, atomic: bool) -> Option<&'static mut Thread> {
-        if atomic && let Some(slot) = self.slot() {
-            if slot.owner == self.0 {
-                return Some(slot);
-            }
-            // Another thread with the same low bits may try the same.
-            if slot.owner == 0 && intrinsics::exchange_zero(&mut slot.owner, self.0) {
-                return Some(slot);
-            }
-        }
+        // A thread that was given a hash entry keeps it, even when its slot becomes free: it may be inside a call.
         if let Some(thread) = self.state() {
             return Some(thread);
+        }
+        // Another thread with the same low bits may try the same.
+        if atomic
+            && let Some(slot) = self.slot()
+            && slot.owner == 0
+            && intrinsics::exchange_zero(&mut slot.owner, self.0)
+        {
+            return Some(slot);
         }
         let empty = Thread {
             owner: self.0,

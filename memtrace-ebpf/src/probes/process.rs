@@ -50,7 +50,9 @@ fn process_fork(ctx: RawTracePointContext) -> i32 {
             maps_requested: 0,
             ..*process
         };
-        if PROCESSES.insert(child_tgid, copy, 0).is_err() {
+        let inserted = PROCESSES.insert(child_tgid, copy, 0);
+        emit::raise_epoch();
+        if inserted.is_err() {
             warn!(
                 &ctx,
                 "no room to follow process {}, child of {}", child_tgid, parent_tgid
@@ -96,7 +98,9 @@ fn process_exec(ctx: RawTracePointContext) -> i32 {
             maps_requested: 0,
             ..*process
         };
-        if PROCESSES.insert(tgid, fresh, 0).is_ok() && fresh.flags & PROCESS_TRACED != 0 {
+        let told = PROCESSES.insert(tgid, fresh, 0).is_ok();
+        emit::raise_epoch();
+        if told && fresh.flags & PROCESS_TRACED != 0 {
             emit_change(stats, event::EXEC, tgid);
         }
     }
@@ -126,6 +130,7 @@ fn process_exit(ctx: RawTracePointContext) -> i32 {
         emit_change(stats, event::EXIT, tgid);
     }
     let _ = PROCESSES.remove(tgid);
+    emit::raise_epoch();
     notify(stats, notice::EXITED, tgid, 0, 0, task);
     0
 }

@@ -36,6 +36,7 @@ pub(super) fn find<const FIND_VMA: bool>(walk: &mut Walk, addr: u64) -> Result<(
     } else {
         Err(stack::CUT_NOT_LOADED)
     };
+    walk.forget_mappings();
     request_refresh(walk.event.tgid, addr);
     found
 }

@@ -9,6 +9,7 @@ use memtrace_common::{
 
 use super::{mapping, row};
 use crate::{
+    emit,
     maps::PROCESSES,
     read::{self, Registers},
 };
@@ -45,6 +46,13 @@ pub(crate) struct Walk {
     window_base: u64,
     /// Mapping of the last frame: most frames stay in one object.
     pub(super) mapping: Mapping,
+    /// Mapping of a frame before it.
+    former: Mapping,
+    /// Epoch for which the mappings hold; 0 = for none.
+    epoch: u64,
+    /// Process whose they are.
+    tgid: u32,
+    reserved: u32,
     /// The process's run of mappings.
     pub(super) mapping_base: u32,
     /// Length of that run.
@@ -60,6 +68,12 @@ pub(crate) struct Walk {
     frames: [u64; MAX_FRAMES + SPARE_FRAMES],
 }
 
+/// Whether `addr` lies in the mapping, and the mapping in an object.
+#[inline(always)]
+fn holds(mapping: &Mapping, addr: u64) -> bool {
+    addr >= mapping.start && addr < mapping.end && mapping.object != 0
+}
+
 impl Walk {
     /// Sets up a walk that begins with the frame `regs` returns to.
     #[inline(always)]
@@ -71,18 +85,54 @@ impl Walk {
         self.exact = 0;
         self.hash = 0;
         self.window_base = 1;
-        self.mapping.start = 0;
-        self.mapping.end = 0;
         self.set_count(0);
         self.cut = u32::from(stack::CUT_NONE);
         self.header.cut_addr = 0;
+        self.find_process(event.tgid);
+    }
+
+    /// Finds the process's run of mappings. The slot remembers the last one, with the mappings that were in use: as long as
+    /// nothing has changed, they hold for the next stack of the same process.
+    #[inline(always)]
+    fn find_process(&mut self, tgid: u32) {
+        // Before the process: what is read behind it is at least as new.
+        let epoch = emit::epoch();
+        if epoch != 0 && self.epoch == epoch && self.tgid == tgid {
+            return;
+        }
+        self.epoch = epoch;
+        self.tgid = tgid;
+        self.mapping.start = 0;
+        self.mapping.end = 0;
+        self.former.start = 0;
+        self.former.end = 0;
         self.mapping_base = 0;
         self.mapping_count = 0;
         // SAFETY: the entry is replaced as a whole, never changed in place, but for the flag that is not read here.
-        if let Some(process) = unsafe { PROCESSES.get(event.tgid) } {
+        if let Some(process) = unsafe { PROCESSES.get(tgid) } {
             self.mapping_base = process.mapping_base;
             self.mapping_count = process.mapping_count;
         }
+    }
+
+    /// Puts the mapping of `addr` into place: that of the last frame, the one before it, or one that is looked for. Stacks go
+    /// to and fro between few objects.
+    #[inline(always)]
+    fn find_mapping<const FIND_VMA: bool>(&mut self, addr: u64) -> Result<(), u8> {
+        if holds(&self.mapping, addr) {
+            return Ok(());
+        }
+        core::mem::swap(&mut self.mapping, &mut self.former);
+        if holds(&self.mapping, addr) {
+            return Ok(());
+        }
+        mapping::find::<FIND_VMA>(self, addr)
+    }
+
+    /// The mapping in use was not the process's own entry: it is not remembered for the next stack.
+    #[inline(always)]
+    pub(super) fn forget_mappings(&mut self) {
+        self.epoch = 0;
     }
 
     /// Places the current frame and moves to its caller. `FIND_VMA`: the kernel has `bpf_find_vma`.
@@ -101,8 +151,7 @@ impl Walk {
         } else {
             self.pc
         };
-        let elsewhere = lookup < self.mapping.start || lookup >= self.mapping.end;
-        if elsewhere && let Err(reason) = mapping::find::<FIND_VMA>(self, lookup) {
+        if let Err(reason) = self.find_mapping::<FIND_VMA>(lookup) {
             return self.cut(reason, self.pc);
         }
         self.push();

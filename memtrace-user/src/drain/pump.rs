@@ -16,10 +16,10 @@ use memtrace_common::event::Event;
 use super::decode::{self, DecodeError, StackRecord};
 use crate::{ids::Millis, probe::Ring};
 
-/// Pause after a round that found records. A 64 MiB ring holds 1.6 million events: over a second at the highest rate
-/// one traced program reaches.
+/// Pause after a round that found records. A 32 MiB ring holds 800 000 events: half a second at the highest rate that
+/// programs reach on two CPUs.
 const BUSY_PAUSE: Duration = Duration::from_millis(1);
-/// Longest pause: what a request waits for at most, and what ages are exact to.
+/// Longest pause: what ages are exact to. A request ends a pause at once.
 const IDLE_PAUSE: Duration = Duration::from_millis(16);
 /// Records of one round; beyond it the clock is read again and requests are looked at.
 const ROUND: usize = 1 << 18;

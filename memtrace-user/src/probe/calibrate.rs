@@ -33,9 +33,21 @@ extern "C" fn probed() -> u64 {
     naked_asm!("push rbp", "pop rbp", "xor eax, eax", "ret")
 }
 
-/// Attaches to this process and detaches again.
-pub(super) fn try_attach(programs: &Programs) -> anyhow::Result<()> {
-    attach_to_self(programs, kind::CALIBRATE).map(drop)
+/// Attaches to this process, sees that a call is counted, and detaches again.
+///
+/// The call is made on another thread: `uprobe_multi` links of some kernels before 6.11 only see the thread whose id they are
+/// given.
+pub(super) fn try_attach(
+    programs: &Programs,
+    hits: impl Fn() -> anyhow::Result<u64>,
+) -> anyhow::Result<()> {
+    let before = hits()?;
+    let links = attach_to_self(programs, kind::CALIBRATE)?;
+    let called = std::thread::spawn(|| black_box(probed())).join();
+    drop(links);
+    anyhow::ensure!(called.is_ok(), "the thread of the trial has panicked");
+    anyhow::ensure!(hits()? > before, "a call on another thread was not seen");
+    Ok(())
 }
 
 /// Measures both kinds of hits.

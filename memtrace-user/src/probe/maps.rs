@@ -3,17 +3,27 @@
 use std::{
     io,
     os::fd::{AsFd as _, AsRawFd as _, BorrowedFd},
+    sync::atomic::{AtomicU64, Ordering},
 };
 
 use anyhow::Context as _;
 use aya::{
     Ebpf,
-    maps::{HashMap, Map, MapData, PerCpuArray, RingBuf},
+    maps::{HashMap, Map, MapData, MapError, PerCpuArray, RingBuf},
+    sys::SyscallError,
 };
 use memmap2::{MmapMut, MmapOptions};
-use memtrace_common::{process::Process, stats::Stats, unwind};
+use memtrace_common::{kind, process::Process, stats::Stats, unwind};
 
 use crate::ids::Pid;
+
+/// Flags of `BPF_MAP_UPDATE_ELEM` (include/uapi/linux/bpf.h).
+const BPF_NOEXIST: u64 = 1;
+const BPF_EXIST: u64 = 2;
+
+fn is(error: &SyscallError, errno: nix::errno::Errno) -> bool {
+    error.io_error.raw_os_error() == Some(errno as i32)
+}
 
 /// A ring the probes write and one thread reads.
 pub type Ring = RingBuf<MapData>;
@@ -55,9 +65,16 @@ impl MappedArray {
         unsafe { std::slice::from_raw_parts_mut(self.memory.as_mut_ptr().cast(), length) }
     }
 
+    /// Adds 1 to the first word, which the probes may do at the same time.
+    fn raise_first(&mut self) {
+        // SAFETY: the mapping begins at a page, so the word is aligned, and lives as long as `self`.
+        let first = unsafe { AtomicU64::from_ptr(self.memory.as_mut_ptr().cast()) };
+        first.fetch_add(1, Ordering::SeqCst);
+    }
+
     /// The array as values.
     pub fn values<T: zerocopy::FromBytes + zerocopy::IntoBytes>(&mut self) -> &mut [T] {
-        const { assert!(size_of::<T>() % 8 == 0) };
+        const { assert!(size_of::<T>().is_multiple_of(8)) };
         let length = self.memory.len() / size_of::<T>();
         // SAFETY: as above; `T` is plain data whose size is a multiple of the array's stride unit.
         unsafe { std::slice::from_raw_parts_mut(self.memory.as_mut_ptr().cast(), length) }
@@ -93,8 +110,9 @@ pub struct Arrays {
 
 /// The tables of processes and objects, and the counters.
 pub struct Maps {
-    /// Traced processes.
-    pub processes: HashMap<MapData, u32, Process>,
+    processes: HashMap<MapData, u32, Process>,
+    /// Raised after every change of `processes`.
+    epoch: MappedArray,
     /// Objects with loaded rows.
     pub objects: HashMap<MapData, unwind::FileKey, unwind::Object>,
     stats: PerCpuArray<MapData, Stats>,
@@ -138,10 +156,51 @@ impl Maps {
     pub(super) fn take(ebpf: &mut Ebpf) -> anyhow::Result<Self> {
         Ok(Self {
             processes: take(ebpf, "PROCESSES")?.try_into()?,
+            epoch: mapped(take(ebpf, "EPOCH")?, 8)?,
             objects: take(ebpf, "OBJECTS")?.try_into()?,
             stats: take(ebpf, "STATS")?.try_into()?,
             before: Stats::default(),
         })
+    }
+
+    /// Makes a process known to the probes, unless it is.
+    ///
+    /// # Errors
+    /// When the table is full.
+    pub fn introduce(&mut self, pid: Pid, process: Process) -> anyhow::Result<()> {
+        match self.processes.insert(pid.0, process, BPF_NOEXIST) {
+            Err(MapError::SyscallError(error)) if is(&error, nix::errno::Errno::EEXIST) => {}
+            result => result.context("no room in the probes' table of processes")?,
+        }
+        self.raise_epoch();
+        Ok(())
+    }
+
+    /// Changes what the probes know of a process. `false` when they do not know it: it has ended.
+    ///
+    /// # Errors
+    /// When the kernel refuses for another reason.
+    pub fn update(&mut self, pid: Pid, process: Process) -> anyhow::Result<bool> {
+        let known = match self.processes.insert(pid.0, process, BPF_EXIST) {
+            Err(MapError::SyscallError(error)) if is(&error, nix::errno::Errno::ENOENT) => false,
+            result => {
+                result.context("failed to change the probes' table of processes")?;
+                true
+            }
+        };
+        self.raise_epoch();
+        Ok(known)
+    }
+
+    /// Makes the probes forget a process.
+    pub fn forget(&mut self, pid: Pid) {
+        // An error means that it is unknown already.
+        let _ = self.processes.remove(&pid.0);
+        self.raise_epoch();
+    }
+
+    fn raise_epoch(&mut self) {
+        self.epoch.raise_first();
     }
 
     /// The probes' counters, summed over all CPUs, without what was counted before [`Maps::begin_counting`].
@@ -167,12 +226,18 @@ impl Maps {
         combine(&mut self.before, &counted, u64::wrapping_add);
         Ok(())
     }
+}
 
-    /// The probes' view of a process.
-    #[must_use]
-    pub fn process(&self, pid: Pid) -> Option<Process> {
-        self.processes.get(&pid.0, 0).ok()
-    }
+/// Calls of memtrace's own trial function, before the maps are taken out of the object.
+pub(super) fn trial_calls(stats: &Map) -> anyhow::Result<u64> {
+    let stats: PerCpuArray<&MapData, Stats> = stats.try_into()?;
+    let per_cpu = stats
+        .get(&0, 0)
+        .context("failed to read the probes' counters")?;
+    Ok(per_cpu
+        .iter()
+        .map(|stats| stats.entries[kind::CALIBRATE as usize])
+        .sum())
 }
 
 /// Combines counters one by one. All fields of [`Stats`] are `u64` counters.

@@ -243,7 +243,10 @@ fn load_form(
         let array = aya_map_fd(map).context("`TAIL_CALLS` is no program array")?;
         sys::set_program(array, 0, walker).context("failed to set the walking program")
     })?;
-    calibrate::try_attach(&programs)?;
+    let stats = ebpf
+        .map("STATS")
+        .context("the probe object has no map `STATS`")?;
+    calibrate::try_attach(&programs, || maps::trial_calls(stats))?;
     Ok(programs)
 }
 

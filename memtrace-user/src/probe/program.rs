@@ -104,7 +104,7 @@ enum Forms {
     },
     /// Where the kernel has no cookies, one program for each and for each side; loaded when first needed.
     Single {
-        text: Text,
+        text: Box<Text>,
         loaded: Mutex<HashMap<(u32, bool), OwnedFd>>,
     },
 }
@@ -214,7 +214,10 @@ impl Forms {
             AttachLevel::Single => {
                 let first = load_single(&text, program, kind::FREE, false)?;
                 let loaded = Mutex::new(HashMap::from([((kind::FREE, false), first)]));
-                Ok(Self::Single { text, loaded })
+                Ok(Self::Single {
+                    text: Box::new(text),
+                    loaded,
+                })
             }
         }
     }

@@ -2,6 +2,7 @@
 
 use std::{os::fd::AsFd as _, sync::Arc};
 
+use memtrace_common::kind;
 use tokio::sync::{Semaphore, mpsc};
 
 use crate::{
@@ -55,32 +56,72 @@ impl Attaching {
             .count()
     }
 
-    /// Begins to make the links of one file in one process.
-    pub(super) fn begin(&self, pid: Pid, object: Arc<Object>, sites: Arc<[ProbeSite]>) {
+    /// Begins to make the links of some files in one process, one after the other.
+    pub(super) fn begin(&self, pid: Pid, files: Vec<(Arc<Object>, Arc<[ProbeSite]>)>) {
         let (attacher, permits, done) = (
             self.attacher.clone(),
             self.permits.clone(),
             self.done.clone(),
         );
         tokio::spawn(async move {
-            let _permit = permits.acquire().await;
-            let file = object.clone();
-            let result = tokio::task::spawn_blocking(move || {
-                let file = file
-                    .file()
-                    .ok_or_else(|| anyhow::anyhow!("the file is not open"))?;
-                attacher.attach(file.as_fd(), &sites, pid)
-            })
-            .await
-            .unwrap_or_else(|error| Err(anyhow::anyhow!("{error}")));
-            // The session may have ended.
-            let _ = done.send(Attached {
-                pid,
-                object,
-                result,
-            });
+            let Ok(_permit) = permits.acquire().await else {
+                return; // the session is ending
+            };
+            for (object, sites) in files {
+                let (attacher, file) = (attacher.clone(), object.clone());
+                let result =
+                    tokio::task::spawn_blocking(move || attach(&attacher, &file, &sites, pid))
+                        .await
+                        .unwrap_or_else(|error| Err(anyhow::anyhow!("{error}")));
+                // The session may have ended.
+                let _ = done.send(Attached {
+                    pid,
+                    object,
+                    result,
+                });
+            }
         });
     }
+
+    /// Takes the probes out of the memory of a process that has inherited them by a fork and is not traced.
+    ///
+    /// The child's memory is a copy, breakpoints included, and every hit costs it a trap. When a link goes, the kernel
+    /// takes out whatever breakpoint nobody wants in any process. So a link that does nothing is made for the child, and goes.
+    pub(super) fn clean(&self, child: Pid, files: Vec<(Arc<Object>, Arc<[ProbeSite]>)>) {
+        let attacher = self.attacher.clone();
+        tokio::task::spawn_blocking(move || {
+            for (object, sites) in files {
+                let idle: Vec<ProbeSite> = sites
+                    .iter()
+                    .map(|site| ProbeSite {
+                        cookie: kind::CALIBRATE,
+                        ..*site
+                    })
+                    .collect();
+                if let Err(error) = attach(&attacher, &object, &idle, child) {
+                    log::debug!("failed to clean process {child}: {error:#}");
+                    return;
+                }
+            }
+        });
+    }
+
+    /// Makes no more links.
+    pub(super) fn close(&self) {
+        self.permits.close();
+    }
+}
+
+fn attach(
+    attacher: &Attacher,
+    object: &Object,
+    sites: &[ProbeSite],
+    pid: Pid,
+) -> anyhow::Result<FileLinks> {
+    let file = object
+        .file()
+        .ok_or_else(|| anyhow::anyhow!("the file is not open"))?;
+    attacher.attach(file.as_fd(), sites, pid)
 }
 
 /// Removes links.

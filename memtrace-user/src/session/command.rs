@@ -7,17 +7,16 @@ use std::{
     env,
     ffi::{CString, OsString},
     io::{self, Read as _, Write as _},
+    mem::MaybeUninit,
     os::{
         fd::{FromRawFd as _, IntoRawFd as _},
         unix::ffi::OsStrExt as _,
     },
     path::{Path, PathBuf},
+    time::Duration,
 };
 
-use nix::{
-    sys::wait::{WaitPidFlag, WaitStatus, waitpid},
-    unistd::{ForkResult, fork, pipe2},
-};
+use nix::unistd::{ForkResult, fork, pipe2};
 
 use crate::ids::Pid;
 
@@ -33,6 +32,8 @@ pub(super) struct Command {
     pub(super) program: PathBuf,
     go: Option<io::PipeWriter>,
     status: Option<ExitStatus>,
+    /// CPU time it has used, once it has ended.
+    pub(super) cpu: Duration,
 }
 
 /// How a program ended.
@@ -86,6 +87,7 @@ impl Command {
                 // SAFETY: as above.
                 go: Some(unsafe { io::PipeWriter::from_raw_fd(write.into_raw_fd()) }),
                 status: None,
+                cpu: Duration::ZERO,
             }),
         }
     }
@@ -101,17 +103,44 @@ impl Command {
     /// How the program ended; `None` while it runs. Does not wait.
     pub(super) fn poll(&mut self) -> Option<ExitStatus> {
         if self.status.is_none() {
-            let pid = nix::unistd::Pid::from_raw(self.pid.0 as i32);
-            self.status = match waitpid(pid, Some(WaitPidFlag::WNOHANG)) {
-                Ok(WaitStatus::Exited(_, status)) => Some(ExitStatus::Exited(status)),
-                Ok(WaitStatus::Signaled(_, signal, _)) => {
-                    Some(ExitStatus::Signalled(signal as i32))
-                }
-                _ => None,
+            let mut status = 0;
+            let mut usage = MaybeUninit::<libc::rusage>::zeroed();
+            // SAFETY: both places are written by the call, and the process is a child of this one that is not waited for
+            // elsewhere.
+            let waited = unsafe {
+                libc::wait4(
+                    self.pid.0 as i32,
+                    &raw mut status,
+                    libc::WNOHANG,
+                    usage.as_mut_ptr(),
+                )
             };
+            if waited > 0 {
+                // SAFETY: zeroes are a valid value, and the call has written it.
+                let usage = unsafe { usage.assume_init() };
+                self.cpu = duration(usage.ru_utime) + duration(usage.ru_stime);
+                self.status = ExitStatus::of(status);
+            }
         }
         self.status
     }
+}
+
+impl ExitStatus {
+    /// What `wait4` reports.
+    fn of(status: i32) -> Option<Self> {
+        if libc::WIFEXITED(status) {
+            Some(Self::Exited(libc::WEXITSTATUS(status)))
+        } else if libc::WIFSIGNALED(status) {
+            Some(Self::Signalled(libc::WTERMSIG(status)))
+        } else {
+            None
+        }
+    }
+}
+
+fn duration(time: libc::timeval) -> Duration {
+    Duration::from_secs(time.tv_sec as u64) + Duration::from_micros(time.tv_usec as u64)
 }
 
 /// The child's side: waits for the go and becomes the program. A pipe that ends without a go means that memtrace has
@@ -123,6 +152,8 @@ fn wait_and_become(
 ) -> ! {
     let mut byte = [0];
     if matches!(go.read(&mut byte), Ok(1)) {
+        // SAFETY: sets a disposition. Rust ignores this signal in memtrace, and what is ignored stays so across `execv`.
+        unsafe { libc::signal(libc::SIGPIPE, libc::SIG_DFL) };
         // SAFETY: both are strings that end in a zero, the list ends in a null pointer, and `hold` keeps what they point
         // to. Returns only when it fails.
         unsafe { libc::execv(program.as_ptr(), arguments.as_ptr()) };

@@ -52,6 +52,8 @@ pub(super) enum Sites {
 pub(super) struct ProcessMap {
     /// Its run of mappings.
     pub(super) run: Range<u32>,
+    /// Whether they differ from what was known.
+    pub(super) changed: bool,
     /// Objects with code, each once, in the order of their addresses.
     pub(super) objects: Vec<Arc<Object>>,
 }
@@ -92,10 +94,12 @@ impl Library {
         }
     }
 
-    /// Looks at a process's mappings, loads what is new and puts the run where the probes read it.
+    /// Looks at a process's mappings, loads what is new and puts the run where the probes read it, unless `run` says the same
+    /// already.
     pub(super) fn map_process(
         &mut self,
         pid: Pid,
+        run: &Range<u32>,
         maps: &mut Maps,
     ) -> Result<ProcessMap, MapsError> {
         let mappings = maps::read(pid)?;
@@ -123,8 +127,15 @@ impl Library {
         for object in &objects {
             self.publish(object, maps);
         }
+        let changed = !self.holds(run, &list.entries);
+        let run = if changed {
+            self.place_run(pid, &list.entries)
+        } else {
+            run.clone()
+        };
         Ok(ProcessMap {
-            run: self.place_run(pid, &list.entries),
+            run,
+            changed,
             objects,
         })
     }
@@ -152,6 +163,18 @@ impl Library {
         self.sites.get(&id)
     }
 
+    /// An object and where it is probed, if it is.
+    pub(super) fn attachable(&self, id: ObjectId) -> Option<(Arc<Object>, Arc<[ProbeSite]>)> {
+        let Sites::Found(sites, _) = self.sites.get(&id)? else {
+            return None;
+        };
+        let store = self
+            .store
+            .read()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
+        Some((store.get(id)?.clone(), sites.clone()))
+    }
+
     /// Gives a run back; it is used again after a while.
     pub(super) fn retire(&mut self, run: Range<u32>) {
         if !run.is_empty() {
@@ -174,6 +197,16 @@ impl Library {
                 object.path.display()
             ),
         }
+    }
+
+    fn holds(&mut self, run: &Range<u32>, entries: &[wire::Mapping]) -> bool {
+        let place = run.start as usize..run.end as usize;
+        !run.is_empty()
+            && self
+                .mappings
+                .values::<wire::Mapping>()
+                .get(place)
+                .is_some_and(|run| run == entries)
     }
 
     fn place_run(&mut self, pid: Pid, entries: &[wire::Mapping]) -> Range<u32> {

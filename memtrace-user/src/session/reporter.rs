@@ -86,7 +86,7 @@ fn work(
     plan: &Plan,
     mut output: Output,
 ) {
-    let mut resolver = Resolver::new(plan.resolve.clone());
+    let mut resolver = Resolver::new(plan.resolve);
     while let Ok(job) = inbox.recv() {
         let known = by_process(&job);
         let facts = |process: &ProcessSnapshot| {

@@ -21,7 +21,7 @@ use super::{
     preview,
     reporter::{Delivered, Job, Reporter},
     signals::{Heard, Signals},
-    sink::{Freeze, TrackerSink},
+    sink::{Ask, TrackerSink},
     targets::{Targets, Word},
 };
 use crate::{
@@ -32,6 +32,7 @@ use crate::{
     report::{Delivery, Output, OutputError},
     snapshot::Snapshot,
     target::{
+        procfs,
         rule::Rule,
         store::{self, ObjectStore},
     },
@@ -55,6 +56,8 @@ pub(super) struct Session {
     command: Option<Command>,
     calibration: Calibration,
     waiting_said: bool,
+    /// Notices that had been lost when processes were last looked for.
+    notices_lost: u64,
     /// Keeps the tracepoints.
     _probes: Probes,
 }
@@ -114,6 +117,7 @@ impl Session {
             command,
             calibration: probes.calibration(),
             waiting_said: false,
+            notices_lost: 0,
             _probes: probes,
         })
     }
@@ -123,10 +127,12 @@ impl Session {
     /// # Errors
     /// When a report cannot be written or a thread has died; the probes are gone then, and what was gathered is printed.
     pub(super) async fn run(mut self) -> anyhow::Result<Outcome> {
+        // First: from here on a signal ends the session in order.
+        let signals = Signals::listen()?;
         if !self.begin_targets() {
             return Ok(Outcome::NothingMatched);
         }
-        let end = self.follow().await?;
+        let end = self.follow(signals).await?;
         if matches!(end, End::TimeIsUp) && self.targets.is_untouched() {
             return Ok(Outcome::NothingMatched);
         }
@@ -141,12 +147,18 @@ impl Session {
                 .begin_held(command.pid, &command.program, &files);
         }
         self.targets.scan();
+        for rule in &self.plan.selection.rules {
+            if let Rule::Pid(pid) = rule
+                && procfs::process(*pid).is_none()
+            {
+                measure::say(&format!("process {pid} does not exist"));
+            }
+        }
         !self.targets.is_empty() || self.plan.wait
     }
 
     /// The loop.
-    async fn follow(&mut self) -> anyhow::Result<End> {
-        let mut signals = Signals::listen()?;
+    async fn follow(&mut self, mut signals: Signals) -> anyhow::Result<End> {
         let begin = Instant::now();
         let period = self.plan.pace.interval.unwrap_or(NEVER);
         let mut reports = interval_at((begin + period).into(), period);
@@ -155,6 +167,7 @@ impl Session {
         let deadline = begin + self.plan.pace.duration.unwrap_or(NEVER);
         loop {
             self.say_words();
+            self.tell_tracker();
             self.release_command();
             if self.is_over() {
                 return Ok(End::TargetsGone);
@@ -172,11 +185,7 @@ impl Session {
                         return Ok(end);
                     }
                 }
-                notices = self.notices.read() => {
-                    for notice in notices? {
-                        self.targets.on_notice(&notice);
-                    }
-                }
+                notices = self.notices.read() => self.targets.on_notices(&notices?),
                 Some(attached) = self.attached.recv() => self.targets.on_attached(attached),
                 _ = rescan.tick() => self.rescan(),
                 () = sleep_until(next_look.into()) => {}
@@ -193,19 +202,28 @@ impl Session {
         }
     }
 
+    /// Tells the tracker of ends that it cannot see.
+    fn tell_tracker(&mut self) {
+        for pid in self.targets.take_unheard() {
+            self.drain.request(Ask::End(pid));
+        }
+    }
+
     fn rescan(&mut self) {
-        let moves = self
-            .plan
-            .selection
-            .rules
+        let rules = &self.plan.selection.rules;
+        let moves = rules
             .iter()
             .any(|rule| matches!(rule, Rule::Cgroup(_) | Rule::All));
         let lost = self
             .targets
             .maps()
             .stats()
-            .is_ok_and(|stats| stats.notices_lost > 0);
-        if moves || lost {
+            .map_or(0, |stats| stats.notices_lost);
+        if lost > self.notices_lost {
+            self.notices_lost = lost;
+            self.targets.check_alive();
+            self.targets.scan();
+        } else if moves {
             self.targets.scan();
         }
     }
@@ -216,6 +234,7 @@ impl Session {
             if command.poll().is_none() {
                 return false;
             }
+            self.targets.note_cpu(command.pid, command.cpu);
         }
         if !self.targets.is_empty() {
             self.waiting_said = true;
@@ -243,17 +262,19 @@ impl Session {
 
     /// The state of everything now.
     async fn job(&mut self, is_final: bool) -> anyhow::Result<Job> {
+        // The counters first: what they count has happened when the state is taken.
+        let measured = measure::measured(&mut self.targets, self.calibration)?;
         Ok(Job {
             snapshot: self.freeze().await?,
             facts: measure::facts(&mut self.targets, self.command.as_mut()),
-            measured: measure::measured(&mut self.targets, self.calibration)?,
+            measured,
             is_final,
         })
     }
 
     async fn freeze(&mut self) -> anyhow::Result<Snapshot> {
         let (answer, frozen) = oneshot::channel();
-        self.drain.request(Freeze {
+        self.drain.request(Ask::Freeze {
             filter: self.plan.report.filter,
             answer,
         });
@@ -304,7 +325,11 @@ impl Session {
     }
 
     fn say_words(&mut self) {
-        for word in self.targets.take_words() {
+        let words = self.targets.take_words();
+        if self.plan.verbosity < log::LevelFilter::Warn {
+            return;
+        }
+        for word in words {
             match word {
                 Word::Tracing { pid, comm, what } => {
                     measure::say(&format!("tracing {pid} ({comm}): {what}"));

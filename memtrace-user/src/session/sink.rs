@@ -10,18 +10,23 @@ use crate::{
         decode::{DecodeError, StackRecord},
         pump::Sink,
     },
-    ids::Millis,
+    ids::{Millis, Pid},
     snapshot::{BlockFilter, Snapshot},
     track::Tracker,
 };
 
 /// What the session asks of the drain's thread.
 #[derive(Debug)]
-pub(super) struct Freeze {
-    /// Which blocks to count.
-    pub(super) filter: BlockFilter,
-    /// Where the answer goes.
-    pub(super) answer: oneshot::Sender<Snapshot>,
+pub(super) enum Ask {
+    /// The state of everything.
+    Freeze {
+        /// Which blocks to count.
+        filter: BlockFilter,
+        /// Where the answer goes.
+        answer: oneshot::Sender<Snapshot>,
+    },
+    /// Nothing more will be heard of a process: it is let go, or its end was lost.
+    End(Pid),
 }
 
 /// Owns the tracker on the drain's thread.
@@ -29,7 +34,7 @@ pub(super) struct Freeze {
 pub(super) struct TrackerSink(pub(super) Tracker);
 
 impl Sink for TrackerSink {
-    type Request = Freeze;
+    type Request = Ask;
 
     fn event(&mut self, event: &Event, now: Millis) {
         self.0.apply(event, now);
@@ -44,11 +49,14 @@ impl Sink for TrackerSink {
         self.0.count_malformed(1);
     }
 
-    fn answer(&mut self, request: Freeze, now: Millis) {
-        let snapshot = self
-            .0
-            .freeze(request.filter, Duration::from_millis(now.0.into()));
-        // The session may have given up on it.
-        let _ = request.answer.send(snapshot);
+    fn answer(&mut self, request: Ask, now: Millis) {
+        match request {
+            Ask::Freeze { filter, answer } => {
+                let snapshot = self.0.freeze(filter, Duration::from_millis(now.0.into()));
+                // The session may have given up on it.
+                let _ = answer.send(snapshot);
+            }
+            Ask::End(pid) => self.0.end(pid, now),
+        }
     }
 }

@@ -52,6 +52,8 @@ pub(super) struct Target {
     pub(super) run: Range<u32>,
     /// Whether it has ended.
     pub(super) exited: bool,
+    /// Name before the last change of it.
+    pub(super) renamed_from: Option<String>,
     /// Resident memory when last seen.
     pub(super) rss: Bytes,
     /// What was known of it when it ran other programs, the latest ones.
@@ -88,6 +90,7 @@ impl Target {
             announced: false,
             run: 0..0,
             exited: false,
+            renamed_from: None,
             rss: procfs::rss(pid).unwrap_or_default(),
             former: VecDeque::new(),
             cpu_before: procfs::cpu_time(pid).unwrap_or_default(),
@@ -119,6 +122,10 @@ impl Target {
     pub(super) fn begin_program(&mut self, comm: String) {
         if self.former.len() == MAX_FORMER {
             self.former.pop_front();
+        }
+        // An exec changes the name before it is told.
+        if let Some(name) = self.renamed_from.take().filter(|_| self.info.comm == comm) {
+            self.info.comm = name;
         }
         self.former
             .push_back(((self.pid(), self.exec_count), facts_of(self)));

@@ -3,20 +3,23 @@
 //! Owns the probes' handles and the library of files. Runs on the session's task; what waits for the kernel (attaching,
 //! detaching) runs on blocking threads and reports back.
 
+mod follow;
+
 use std::{
     collections::{BTreeMap, VecDeque},
     fmt::Write as _,
     path::Path,
     sync::Arc,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use memtrace_common::{
-    notice::{self, NOTICE_FOLLOWED, Notice},
+    cookie, kind,
     process::{PROCESS_FOLLOW, PROCESS_TRACED, Process},
 };
 use tokio::sync::mpsc;
 
+use self::follow::Bystander;
 use super::{
     attach::{self, Attached, Attaching},
     library::{Library, Sites},
@@ -25,7 +28,7 @@ use super::{
 use crate::{
     ids::Pid,
     plan::Selection,
-    probe::{Attacher, FileLinks, Maps},
+    probe::{Attacher, FileLinks, Maps, ProbeSite},
     target::{
         maps::MapsError,
         object::Object,
@@ -64,6 +67,10 @@ pub(super) struct Targets {
     live: BTreeMap<Pid, Target>,
     exited: VecDeque<Target>,
     words: Vec<Word>,
+    /// Children that have inherited probes and are not traced, the oldest first.
+    bystanders: VecDeque<Bystander>,
+    /// Processes whose end the tracker must be told of.
+    unheard: Vec<Pid>,
 }
 
 impl Targets {
@@ -82,6 +89,8 @@ impl Targets {
             live: BTreeMap::new(),
             exited: VecDeque::new(),
             words: Vec::new(),
+            bystanders: VecDeque::new(),
+            unheard: Vec::new(),
         };
         (targets, results)
     }
@@ -118,6 +127,20 @@ impl Targets {
         &self.maps
     }
 
+    /// Processes whose end the tracker must be told of, since the last call.
+    pub(super) fn take_unheard(&mut self) -> Vec<Pid> {
+        std::mem::take(&mut self.unheard)
+    }
+
+    /// The CPU time that a process had used when it ended.
+    pub(super) fn note_cpu(&mut self, pid: Pid, used: Duration) {
+        for target in self.live.values_mut().chain(&mut self.exited) {
+            if target.pid() == pid {
+                target.cpu_since = target.cpu_since.max(used);
+            }
+        }
+    }
+
     /// What is to be said since the last call.
     pub(super) fn take_words(&mut self) -> Vec<Word> {
         std::mem::take(&mut self.words)
@@ -148,29 +171,14 @@ impl Targets {
                 .into_owned();
             self.begin(info, false);
         }
+        if let Some(target) = self.live.get_mut(&pid) {
+            target.announced = true; // as what it will be, not as what it is
+        }
         let objects: Vec<_> = files
             .iter()
             .filter_map(|file| self.library.open(file.as_ref(), &mut self.maps))
             .collect();
         self.attach_objects(pid, objects);
-    }
-
-    /// Acts on what the probes have told.
-    pub(super) fn on_notice(&mut self, told: &Notice) {
-        let pid = Pid(told.tgid);
-        match told.kind {
-            notice::FORKED => self.on_fork(told),
-            notice::EXECED => self.on_exec(pid, comm_of(told)),
-            notice::RENAMED => self.on_rename(pid, &comm_of(told)),
-            notice::EXITED => self.on_exit(pid),
-            notice::NEED_MAPS => {
-                if let Some(target) = self.live.get_mut(&pid) {
-                    target.ask_look();
-                }
-            }
-            notice::MAPS_CHANGED => self.look(pid),
-            kind => log::warn!("the probes told something unknown: {kind}"),
-        }
     }
 
     /// Takes the result of an attach.
@@ -215,11 +223,17 @@ impl Targets {
         for pid in due {
             self.look(pid);
         }
-        self.live.values().filter_map(Target::look_due).min()
+        let cleaning = self.clean_bystanders(now);
+        self.live
+            .values()
+            .filter_map(Target::look_due)
+            .chain(cleaning)
+            .min()
     }
 
     /// Removes all probes; waits until they are gone.
     pub(super) fn detach_all(&mut self) {
+        self.attaching.close();
         let links: Vec<FileLinks> = self
             .live
             .values_mut()
@@ -229,36 +243,54 @@ impl Targets {
     }
 
     fn selects(&self, pid: Pid, comm: &str) -> bool {
-        let needs_cgroup = self
-            .selection
-            .rules
-            .iter()
-            .any(|rule| matches!(rule, Rule::Cgroup(_)));
-        let cgroup = if needs_cgroup {
-            procfs::cgroup(pid)
-        } else {
-            None
-        };
-        self.selection
-            .rules
-            .iter()
-            .any(|rule| rule.takes(pid, comm, cgroup.as_deref()))
+        self.any_rule_takes(pid, comm, |_| true)
     }
 
-    /// Whether the children of a process of this name are selected as they are forked.
+    /// Whether the children of a process of this name are selected as they are forked: they have its name and its cgroup,
+    /// but not its id.
     fn follows(&self, pid: Pid, comm: &str) -> bool {
-        // A child has its parent's name and cgroup, but not its id.
-        let inherits =
-            self.selection.rules.iter().any(|rule| {
-                rule.is_open() && rule.takes(pid, comm, procfs::cgroup(pid).as_deref())
-            });
-        self.selection.follow_children || inherits
+        self.selection.follow_children || self.any_rule_takes(pid, comm, Rule::is_open)
+    }
+
+    fn any_rule_takes(&self, pid: Pid, comm: &str, among: impl Fn(&Rule) -> bool) -> bool {
+        let rules = &self.selection.rules;
+        let by_cgroup = rules.iter().any(|rule| matches!(rule, Rule::Cgroup(_)));
+        let cgroup = if by_cgroup { procfs::cgroup(pid) } else { None };
+        rules
+            .iter()
+            .any(|rule| among(rule) && rule.takes(pid, comm, cgroup.as_deref()))
     }
 
     fn begin(&mut self, info: ProcessInfo, followed: bool) {
         let pid = info.pid;
+        // The probes know it before anything is read, so that its end is told from here on.
+        let process = Process {
+            flags: self.flags_of(pid, &info.comm),
+            ..Process::default()
+        };
+        if let Err(error) = self.maps.introduce(pid, process) {
+            self.words.push(Word::Trouble {
+                pid,
+                comm: info.comm,
+                reason: format!("{error:#}"),
+            });
+            return;
+        }
+        if procfs::process(pid).is_none_or(|now| now.start_ticks != info.start_ticks) {
+            self.maps.forget(pid);
+            return;
+        }
         self.live.insert(pid, Target::new(info, followed));
         self.look(pid);
+    }
+
+    fn flags_of(&self, pid: Pid, comm: &str) -> u32 {
+        PROCESS_TRACED
+            | if self.follows(pid, comm) {
+                PROCESS_FOLLOW
+            } else {
+                0
+            }
     }
 
     /// Reads a process's mappings, tells the probes and attaches to allocators that are new.
@@ -266,55 +298,64 @@ impl Targets {
         let Some(target) = self.live.get_mut(&pid) else {
             return;
         };
-        let map = match self.library.map_process(pid, &mut self.maps) {
+        let comm = target.info.comm.clone();
+        let map = match self.library.map_process(pid, &target.run, &mut self.maps) {
             Ok(map) => map,
-            Err(MapsError::Gone { .. }) => {
-                // Its end is told by the probes, unless it had ended before they knew it.
-                if !procfs::exists(pid) {
-                    self.on_exit(pid);
-                }
+            // Its end is told by the probes; until it is, there may be a look or two in vain.
+            Err(MapsError::Gone { .. }) if procfs::process(pid).is_none() => {
+                self.end(pid);
                 return;
             }
             Err(error) => {
-                let comm = target.info.comm.clone();
+                target.looked(false);
                 self.words.push(Word::Trouble {
                     pid,
                     comm,
                     reason: error.to_string(),
                 });
-                target.looked(false);
                 return;
             }
         };
+        let changed = map.changed;
         let old = std::mem::replace(&mut target.run, map.run.clone());
-        let comm = target.info.comm.clone();
-        let generation = target.exec_count;
-        let flags = PROCESS_TRACED
-            | if self.follows(pid, &comm) {
-                PROCESS_FOLLOW
-            } else {
-                0
-            };
         let process = Process {
             mapping_base: map.run.start,
             mapping_count: map.run.end - map.run.start,
-            flags,
-            mapping_generation: generation,
-            maps_requested: 0,
-            reserved: 0,
+            flags: self.flags_of(pid, &comm),
+            ..Process::default()
         };
-        if let Err(error) = self.maps.processes.insert(pid.0, process, 0) {
-            let reason = format!("no room in the probes' table of processes: {error}");
-            self.words.push(Word::Trouble { pid, comm, reason });
+        match self.maps.update(pid, process) {
+            Ok(true) => {}
+            // It has ended, and the notice of that is on its way.
+            Ok(false) => return,
+            Err(error) => self.words.push(Word::Trouble {
+                pid,
+                comm,
+                reason: format!("{error:#}"),
+            }),
         }
-        self.library.retire(old);
+        if changed {
+            self.library.retire(old);
+        }
         let mapped = map.objects.iter().map(|object| object.id).collect();
         let news = self.attach_objects(pid, map.objects);
         if let Some(target) = self.live.get_mut(&pid) {
             target.mapped = mapped;
-            target.looked(news);
+            target.looked(news || changed);
         }
         self.announce(pid);
+    }
+
+    /// The files that a process has probes in, for another that has inherited them.
+    fn attached_files(&self, pid: Pid) -> Vec<(Arc<Object>, Arc<[ProbeSite]>)> {
+        let Some(target) = self.live.get(&pid) else {
+            return Vec::new();
+        };
+        target
+            .links
+            .keys()
+            .filter_map(|id| self.library.attachable(*id))
+            .collect()
     }
 
     /// Attaches to the allocators among `objects` that are not attached yet; says whether there were any.
@@ -323,7 +364,7 @@ impl Targets {
             return false;
         };
         let mut hidden = None;
-        let mut news = false;
+        let mut files = Vec::new();
         // Links outlive an exec: what the program before had attached to, this one maps again.
         let mut again = false;
         for object in objects {
@@ -334,8 +375,7 @@ impl Targets {
             match self.library.sites_of(&object) {
                 Sites::Found(sites, _) => {
                     target.pending.insert(object.id);
-                    self.attaching.begin(pid, object, sites.clone());
-                    news = true;
+                    files.push((object.clone(), sites.clone()));
                 }
                 Sites::Hidden => hidden = Some(object),
                 Sites::None => {}
@@ -355,6 +395,17 @@ impl Targets {
             }
         } else if again && target.pending.is_empty() {
             self.announce(pid);
+        }
+        let news = !files.is_empty();
+        if news {
+            // An interposer before the allocator that it calls: otherwise a block could be made by the inner call, seen, and
+            // freed through the outer one, unseen.
+            files.sort_by_key(|(_, sites)| {
+                !sites
+                    .iter()
+                    .any(|site| cookie::kind(site.cookie) == kind::FREE_OUTER)
+            });
+            self.attaching.begin(pid, files);
         }
         news
     }
@@ -406,79 +457,4 @@ impl Targets {
             what,
         });
     }
-
-    fn on_fork(&mut self, told: &Notice) {
-        let child = Pid(told.tgid);
-        if told.flags & NOTICE_FOLLOWED == 0 || self.live.contains_key(&child) {
-            return;
-        }
-        if let Some(info) = procfs::process(child) {
-            self.begin(info, true);
-        }
-    }
-
-    fn on_exec(&mut self, pid: Pid, comm: String) {
-        let selected = self.selects(pid, &comm);
-        let Some(target) = self.live.get_mut(&pid) else {
-            if selected && let Some(info) = procfs::process(pid) {
-                self.begin(info, false);
-                if let Some(target) = self.live.get_mut(&pid) {
-                    target.is_young();
-                }
-            }
-            return;
-        };
-        if !selected && !(target.followed && self.selection.follow_children) {
-            self.let_go(pid);
-            return;
-        }
-        target.begin_program(comm);
-        self.look(pid);
-        if let Some(target) = self.live.get_mut(&pid) {
-            target.is_young();
-        }
-    }
-
-    fn on_rename(&mut self, pid: Pid, comm: &str) {
-        if let Some(target) = self.live.get_mut(&pid) {
-            // It stays selected: programs name themselves when they have begun.
-            target.info.comm = comm.to_owned();
-        } else if self.selects(pid, comm)
-            && let Some(info) = procfs::process(pid)
-        {
-            self.begin(info, false);
-        }
-    }
-
-    fn on_exit(&mut self, pid: Pid) {
-        let Some(mut target) = self.live.remove(&pid) else {
-            return;
-        };
-        target.exited = true;
-        self.library
-            .retire(std::mem::replace(&mut target.run, 0..0));
-        for (_, links) in target.links.drain() {
-            attach::drop_later(links);
-        }
-        if self.exited.len() == MAX_EXITED {
-            self.exited.pop_front();
-        }
-        self.exited.push_back(target);
-    }
-
-    /// Stops tracing a process that is no longer selected.
-    fn let_go(&mut self, pid: Pid) {
-        // A process that is unknown to the probes makes no events; an error means that it is unknown already.
-        let _ = self.maps.processes.remove(&pid.0);
-        self.on_exit(pid);
-    }
-}
-
-fn comm_of(told: &Notice) -> String {
-    let end = told
-        .comm
-        .iter()
-        .position(|&byte| byte == 0)
-        .unwrap_or(told.comm.len());
-    String::from_utf8_lossy(&told.comm[..end]).into_owned()
 }

@@ -34,7 +34,7 @@ pub fn processes() -> Vec<ProcessInfo> {
 pub fn process(pid: Pid) -> Option<ProcessInfo> {
     let stat = Stat::read(pid)?;
     let alive = !matches!(stat.state, 'Z' | 'X') && stat.virtual_bytes != 0;
-    alive.then(|| ProcessInfo {
+    alive.then_some(ProcessInfo {
         pid,
         comm: stat.comm,
         start_ticks: stat.start_ticks,

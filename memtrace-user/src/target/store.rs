@@ -7,7 +7,7 @@ use std::{
     collections::HashMap,
     fs::{File, OpenOptions},
     io,
-    os::unix::fs::{FileExt, MetadataExt as _, OpenOptionsExt},
+    os::unix::fs::{FileExt, OpenOptionsExt},
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -67,12 +67,7 @@ impl ObjectStore {
     /// file, and when the store is full, which is counted.
     pub fn object_at(&mut self, path: &Path) -> Option<Arc<Object>> {
         let file = File::open(path).ok()?;
-        let meta = file.metadata().ok()?;
-        let dev = nix::sys::stat::major(meta.dev()) << 20 | nix::sys::stat::minor(meta.dev());
-        let key = FileKey {
-            dev,
-            ino: meta.ino(),
-        };
+        let key = key_as_mapped(&file).ok()?;
         if let Some(known) = self
             .by_file
             .get(&(key.dev, key.ino))
