@@ -4,7 +4,7 @@ use std::{
     ffi::OsString,
     fs,
     os::unix::process::CommandExt as _,
-    process::{Child, Command, ExitStatus, Stdio},
+    process::{Child, Command, Stdio},
 };
 
 use anyhow::{Context as _, Result};
@@ -282,15 +282,6 @@ impl Workload {
                 });
             pairs.into_iter().nth(round)
         })
-    }
-
-    /// Waits for the end of the first process.
-    ///
-    /// # Errors
-    ///
-    /// Fails when the process cannot be waited for.
-    pub fn end(mut self) -> Result<ExitStatus> {
-        Ok(self.child.wait()?)
     }
 
     /// Kills the first process and waits until it is gone.
