@@ -262,31 +262,3 @@ fn attach_tracepoints(ebpf: &mut Ebpf) -> anyhow::Result<()> {
     }
     Ok(())
 }
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    #[ignore = "needs root"]
-    fn every_form_loads_and_counts_its_hits() {
-        for level in [
-            AttachLevel::Session,
-            AttachLevel::Multi,
-            AttachLevel::Single,
-        ] {
-            for unwinder in [Unwinder::Loop, Unwinder::TailCall] {
-                let options = ProbeOptions {
-                    level: Some(level),
-                    unwinder: Some(unwinder),
-                    ..ProbeOptions::default()
-                };
-                let probes = Probes::load(&options);
-                let loaded =
-                    probes.unwrap_or_else(|error| panic!("{level}, {unwinder}: {error:#}"));
-                assert_eq!(loaded.probes.attacher().level(), level);
-                assert!(!loaded.probes.calibration().entry.is_zero());
-            }
-        }
-    }
-}
