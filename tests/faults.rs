@@ -152,6 +152,29 @@ fn memtrace_killed_leaves_no_probe() -> Result<()> {
 }
 
 #[test]
+fn a_child_that_is_not_traced_loses_the_probes_it_was_born_with() -> Result<()> {
+    let Some(_turn) = privilege::turn()? else {
+        return Ok(());
+    };
+    let tree = Workload::of("tree").args(["1", "100"]).start()?;
+    let clean = procfs::text_of(tree.pid(), "libc.so")?;
+    let memtrace = Memtrace::built()?.pid(tree.pid()).start()?;
+    memtrace.wait_tracing(&[tree.pid()])?;
+    tree.go()?;
+    for child in &tree.wait_family(3)?[1..] {
+        wait::until("the child's own text to be clean", || {
+            Ok((procfs::text_of(*child, "libc.so")? == clean).then_some(()))
+        })?;
+    }
+    ensure!(
+        procfs::text_of(tree.pid(), "libc.so")? != clean,
+        "the parent has lost its probes too"
+    );
+    memtrace.final_report()?;
+    Ok(())
+}
+
+#[test]
 fn a_clean_end_leaves_no_probe_either() -> Result<()> {
     let Some(_turn) = privilege::turn()? else {
         return Ok(());

@@ -25,7 +25,7 @@ pub(super) type Facts = HashMap<(Pid, u32), Vec<ProcessFacts>>;
 pub(super) fn facts(targets: &mut Targets, command: Option<&mut Command>) -> Facts {
     let mut facts = Facts::new();
     let mut know = |target: &Target| {
-        let now = ((target.pid(), target.exec_count), facts_of(target));
+        let now = ((target.pid(), target.exec_count), target.facts());
         for (key, former) in target.former.iter().cloned().chain([now]) {
             facts.entry(key).or_default().push(former);
         }
@@ -47,18 +47,6 @@ pub(super) fn facts(targets: &mut Targets, command: Option<&mut Command>) -> Fac
         }
     }
     facts
-}
-
-/// What is known of one process now.
-pub(super) fn facts_of(target: &Target) -> ProcessFacts {
-    ProcessFacts {
-        comm: target.info.comm.clone(),
-        exe: target.exe.to_string_lossy().into_owned(),
-        generation: target.generation(),
-        rss: target.rss,
-        ended: None,
-        notes: Vec::new(),
-    }
 }
 
 /// What the trace has cost so far.

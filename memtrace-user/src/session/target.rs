@@ -7,7 +7,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::measure::facts_of;
 use crate::{
     ids::{Bytes, ObjectId, Pid},
     probe::FileLinks,
@@ -118,6 +117,18 @@ impl Target {
         )
     }
 
+    /// What reports say of it.
+    pub(super) fn facts(&self) -> ProcessFacts {
+        ProcessFacts {
+            comm: self.info.comm.clone(),
+            exe: self.exe.to_string_lossy().into_owned(),
+            generation: self.generation(),
+            rss: self.rss,
+            ended: None,
+            notes: Vec::new(),
+        }
+    }
+
     /// It runs another program from here on.
     pub(super) fn begin_program(&mut self, comm: String) {
         if self.former.len() == MAX_FORMER {
@@ -128,7 +139,7 @@ impl Target {
             self.info.comm = name;
         }
         self.former
-            .push_back(((self.pid(), self.exec_count), facts_of(self)));
+            .push_back(((self.pid(), self.exec_count), self.facts()));
         self.exec_count += 1;
         self.info.comm = comm;
         self.exe = procfs::exe(self.pid()).unwrap_or_default();
