@@ -16,6 +16,7 @@ wire! {
     /// | [`REALLOC_RETURN`] | new block, 0 when none | requested | stack id |
     /// | [`FORK`] | process id of the child | 1 when it shares the parent's memory | 0 |
     /// | [`EXEC`], [`EXIT`] | 0 | 0 | 0 |
+    /// | [`CODE_FREED`] | code object | 0 | 0 |
     pub struct Event (32) {
         /// Kind in the top byte, requested size in bytes in the lower 56 bits.
         pub kind_and_size: u64,
@@ -50,8 +51,10 @@ pub const FORK: u8 = 5;
 pub const EXEC: u8 = 6;
 /// The process has ended.
 pub const EXIT: u8 = 7;
+/// A Python code object is about to be freed: from here on its address may stand for another.
+pub const CODE_FREED: u8 = 8;
 /// Number of event kinds; per-kind counters are arrays of this length.
-pub const COUNT: usize = 8;
+pub const COUNT: usize = 16;
 
 impl Event {
     /// Packs a kind and a size into [`Event::kind_and_size`].

@@ -30,6 +30,8 @@ pub const MAPS_CHANGED: u32 = 10;
 pub const CALIBRATE: u32 = 11;
 /// Like [`CALIBRATE`], but the return is taken and the stack walked.
 pub const CALIBRATE_RETURN: u32 = 12;
+/// CPython frees a code object (`PyCode_Type.tp_dealloc`): `code_dealloc(code)`.
+pub const CODE_FREED: u32 = 13;
 /// Number of kinds; per-kind counters are arrays of this length.
 pub const COUNT: usize = 16;
 

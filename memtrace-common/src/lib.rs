@@ -57,6 +57,7 @@ pub mod limits;
 pub mod notice;
 pub mod patch;
 pub mod process;
+pub mod python;
 pub mod stack;
 pub mod stats;
 pub mod unwind;

@@ -2,7 +2,7 @@
 
 wire! {
     /// A traced process. Value of the map `PROCESSES`, keyed by thread group id.
-    pub struct Process (16) {
+    pub struct Process (24) {
         /// Index of its first entry in `MAPPINGS`.
         pub mapping_base: u32,
         /// Number of its entries; 0 = not known yet.
@@ -11,6 +11,10 @@ wire! {
         pub flags: u32,
         /// Not 0 while a [`NEED_MAPS`](crate::notice::NEED_MAPS) notice is unanswered.
         pub maps_requested: u32,
+        /// 1 + index of its entry in `PYTHONS`; 0 = no Python frames are looked for.
+        pub python: u32,
+        /// Always 0.
+        pub reserved: u32,
     }
 }
 
@@ -73,7 +77,9 @@ wire! {
         pub inode_sb: u32,
         /// `super_block.s_dev`
         pub super_dev: u32,
+        /// `task_struct.thread.fsbase`: the thread pointer
+        pub task_fsbase: u32,
         /// Always 0.
-        pub reserved: [u32; 2],
+        pub reserved: u32,
     }
 }

@@ -24,8 +24,14 @@ wire! {
 
 /// Set in a frame word whose `rel` is the interrupted instruction itself, not a return address.
 pub const FRAME_EXACT: u64 = 1 << 62;
-/// Set in a frame word that is not a place in an object; kept for runtimes.
-pub const FRAME_RUNTIME: u64 = 1 << 63;
+/// Set in a frame word that is not a place in an object but a Python frame.
+pub const FRAME_PYTHON: u64 = 1 << 63;
+/// Bits of a Python frame word that hold the instruction.
+pub const INSTR_BITS: u32 = 18;
+/// The instruction is unknown, or lies too far into its code for a frame word.
+pub const INSTR_UNKNOWN: u32 = (1 << INSTR_BITS) - 1;
+/// The frame is being entered: no instruction has run.
+pub const INSTR_BEFORE_FIRST: u32 = INSTR_UNKNOWN - 1;
 /// Bits of the object's number in a frame word.
 pub const OBJECT_BITS: u32 = 24;
 
@@ -34,6 +40,33 @@ pub const OBJECT_BITS: u32 = 24;
 #[must_use]
 pub const fn frame(object: u32, rel: u32) -> u64 {
     ((object as u64) << 32) | rel as u64
+}
+
+/// Makes the word of a Python frame: the code object's address in bits 18..62, of which the lowest three are dropped
+/// (objects are 8-byte aligned), below it the instruction in code units of 2 bytes.
+#[inline(always)]
+#[must_use]
+pub const fn python_frame(code: u64, instr: u32) -> u64 {
+    let instr = if instr > INSTR_UNKNOWN {
+        INSTR_UNKNOWN
+    } else {
+        instr
+    };
+    let code = (code >> 3) << INSTR_BITS;
+    FRAME_PYTHON | (code & (FRAME_EXACT - 1)) | instr as u64
+}
+
+/// Address of the code object of a Python frame word.
+#[must_use]
+pub const fn code_of(frame: u64) -> u64 {
+    ((frame & (FRAME_EXACT - 1)) >> INSTR_BITS) << 3
+}
+
+/// Instruction of a Python frame word: code units from the first instruction, [`INSTR_UNKNOWN`] or
+/// [`INSTR_BEFORE_FIRST`].
+#[must_use]
+pub const fn instr_of(frame: u64) -> u32 {
+    frame as u32 & INSTR_UNKNOWN
 }
 
 /// Object number of a frame word.
@@ -68,5 +101,7 @@ pub const CUT_STALLED: u8 = 7;
 pub const CUT_TRAMPOLINE: u8 = 8;
 /// The unwind tables are full; the object was left out.
 pub const CUT_TABLE_FULL: u8 = 9;
+/// A Python frame, or the thread state that leads to it, could not be read.
+pub const CUT_PYTHON_FAULT: u8 = 10;
 /// Number of reasons; per-reason counters are arrays of this length.
 pub const CUT_COUNT: usize = 16;

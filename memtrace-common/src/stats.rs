@@ -4,7 +4,7 @@ use crate::{event, kind, stack};
 
 wire! {
     /// Value of the per-CPU map `STATS`.
-    pub struct Stats (600) {
+    pub struct Stats (728) {
         /// Entries of probed functions, by kind.
         pub entries: [u64; kind::COUNT],
         /// Returns of probed functions, by kind.

@@ -41,7 +41,7 @@ pub(crate) fn raise_epoch() {
 /// Sends an event. Its kind must be one of `memtrace_common::event`.
 #[inline(always)]
 pub(crate) fn event(stats: &mut Stats, event: &Event) {
-    let kind = (event.kind() & 7) as usize;
+    let kind = (event.kind() & 15) as usize;
     count(&mut stats.produced[kind]);
     match EVENTS.reserve::<Event>(0) {
         Some(mut slot) => {

@@ -102,7 +102,8 @@ pub(crate) static OFFSETS: Global<KernelOffsets> = Global::new(KernelOffsets {
     inode_ino: 0,
     inode_sb: 0,
     super_dev: 0,
-    reserved: [0; 2],
+    task_fsbase: 0,
+    reserved: 0,
 });
 
 /// A request for more bytes than this must fail.

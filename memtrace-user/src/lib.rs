@@ -19,6 +19,7 @@ pub mod system;
 pub mod probe;
 pub mod target;
 pub mod unwind;
+pub mod python;
 pub mod drain;
 pub mod snapshot;
 pub mod track;

@@ -96,6 +96,7 @@ fn process_exec(ctx: RawTracePointContext) -> i32 {
         let fresh = Process {
             mapping_count: 0,
             maps_requested: 0,
+            python: 0,
             ..*process
         };
         let told = PROCESSES.insert(tgid, fresh, 0).is_ok();

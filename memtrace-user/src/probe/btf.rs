@@ -101,7 +101,9 @@ impl KernelTypes {
             inode_ino: self.member("inode", "i_ino")?,
             inode_sb: self.member("inode", "i_sb")?,
             super_dev: self.member("super_block", "s_dev")?,
-            reserved: [0; 2],
+            task_fsbase: self.member("task_struct", "thread")?
+                + self.member("thread_struct", "fsbase")?,
+            reserved: 0,
         })
     }
 

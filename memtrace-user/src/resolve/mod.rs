@@ -22,7 +22,7 @@ use std::{
     sync::Arc,
 };
 
-use memtrace_common::stack::{self, FRAME_EXACT, FRAME_RUNTIME};
+use memtrace_common::stack::{self, FRAME_EXACT, FRAME_PYTHON};
 
 use self::{
     cache::Cache,
@@ -167,7 +167,7 @@ impl Resolver {
         let mut objects = Objects::new(source);
         let frames = stacks.into_iter().flat_map(|stack| stack.frames.iter());
         let wanted: BTreeSet<Place> = frames
-            .filter(|&&frame| frame & FRAME_RUNTIME == 0)
+            .filter(|&&frame| frame & FRAME_PYTHON == 0)
             .map(|&frame| Place::of(frame))
             .collect();
         let mut unknown: HashMap<ObjectId, Vec<Place>> = HashMap::new();
@@ -229,7 +229,7 @@ impl Names {
 
     fn frame(&self, frame: u64) -> Frame {
         let rel = stack::rel_of(frame);
-        if frame & FRAME_RUNTIME != 0 {
+        if frame & FRAME_PYTHON != 0 {
             return Frame {
                 module: None,
                 rel,

@@ -20,7 +20,7 @@ use memtrace::{
     target::object::Object,
 };
 use memtrace_common::{
-    stack::{FRAME_EXACT, FRAME_RUNTIME, frame},
+    stack::{FRAME_EXACT, FRAME_PYTHON, frame},
     unwind::FileKey,
 };
 use object::{Object as _, ObjectSymbol as _};
@@ -277,7 +277,7 @@ fn what_cannot_be_named_says_why() {
     let frames = names(
         &mut resolver(),
         &object,
-        &[frame(8, 0x10), FRAME_RUNTIME | 5],
+        &[frame(8, 0x10), FRAME_PYTHON | 5],
     );
     assert_eq!(frames[0].functions, Err(Reason::ObjectUnknown));
     assert_eq!(frames[1].functions, Err(Reason::Runtime));

@@ -1,0 +1,16 @@
+//! CPython from outside: which interpreter a process runs, how its frames are reached, and what its code objects are
+//! called.
+//!
+//! ```text
+//! object ─► image ──► runtime ─► wire Python ─► probes       where frames are
+//!                       │
+//! code address ─► code ─┴► book ─► resolve                    what they are called
+//! ```
+//!
+//! Owns every fact of CPython's versions and every read of its memory. Does not own probes, nor when a process is looked
+//! at. Nothing here stops or writes to a process, and nothing that is read is believed: it may change while it is read, or
+//! have been made to mislead.
+
+pub mod code;
+pub mod memory;
+pub mod version;
