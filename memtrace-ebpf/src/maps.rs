@@ -12,6 +12,7 @@ use aya_ebpf::{
 use memtrace_common::{
     limits::{self, SCRATCH_SLOTS},
     process::{KernelOffsets, Process, Thread},
+    python::Python,
     stats::Stats,
     unwind::{FileKey, Mapping, Object},
 };
@@ -46,6 +47,11 @@ pub(crate) static THREADS: HashMap<u64, Thread> = HashMap::with_max_entries(65_5
 /// Traced processes, by tgid. Session → probes; forks of followed processes are added by the probes.
 #[map]
 pub(crate) static PROCESSES: HashMap<u32, Process> = HashMap::with_max_entries(16_384, 0);
+
+/// CPythons, each with what leads to its frames. Session → probes; an entry is used by a process and its forked children.
+#[map]
+pub(crate) static PYTHONS: Array<Python> =
+    Array::with_max_entries(limits::MAX_PYTHONS, BPF_F_MMAPABLE);
 
 /// Raised after every change of [`PROCESSES`] but that of a flag: as long as it stands, what was read there holds. Session and
 /// probes write it; 0 only before the session has begun.
