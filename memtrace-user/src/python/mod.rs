@@ -12,5 +12,8 @@
 //! have been made to mislead.
 
 pub mod code;
+pub mod lines;
 pub mod memory;
+mod peek;
+pub mod text;
 pub mod version;
