@@ -12,8 +12,27 @@
 //! have been made to mislead.
 
 pub mod code;
+mod code_type;
+mod debug_offsets;
+mod eval;
+mod file;
+pub mod image;
 pub mod lines;
 pub mod memory;
+mod offsets;
 mod peek;
+mod refusal;
+mod release;
+pub mod runtime;
+pub mod selftest;
+mod slots;
+pub mod survey;
 pub mod text;
+pub mod threads;
 pub mod version;
+pub mod walk;
+
+pub use self::refusal::Refusal;
+
+#[cfg(test)]
+mod tests;
