@@ -46,8 +46,10 @@ fn process_fork(ctx: RawTracePointContext) -> i32 {
     let shares_memory = mm_of(parent) == mm_of(child);
     let follows = process.flags & PROCESS_FOLLOW != 0;
     if follows {
+        // Its Python frames are walked when its own code objects are watched.
         let copy = Process {
             maps_requested: 0,
+            python: 0,
             ..*process
         };
         let inserted = PROCESSES.insert(child_tgid, copy, 0);

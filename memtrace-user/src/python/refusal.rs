@@ -28,6 +28,12 @@ pub enum Refusal {
         /// What is wrong with them.
         what: &'static str,
     },
+    /// As many are walked as the probes have room for.
+    #[error("too many processes with Python at once")]
+    TooMany,
+    /// The end of code objects could not be watched, so that a name could become another's.
+    #[error("the end of code objects cannot be watched: {0}")]
+    NotWatched(String),
     /// What was found does not lead to frames in this process.
     #[error("CPython {version}: the self-test failed: {fault}")]
     SelfTest {
@@ -36,4 +42,31 @@ pub enum Refusal {
         /// What was met.
         fault: Fault,
     },
+}
+
+impl Refusal {
+    /// Which version was refused, where that is known.
+    #[must_use]
+    pub fn version(&self) -> Option<Version> {
+        match self {
+            Self::TooOld(version)
+            | Self::FreeThreaded(version)
+            | Self::Offsets { version, .. }
+            | Self::SelfTest { version, .. } => Some(*version),
+            Self::PyPy
+            | Self::UnknownVersion
+            | Self::Stripped(_)
+            | Self::TooMany
+            | Self::NotWatched(_) => None,
+        }
+    }
+
+    /// Whether it will be the same at every look.
+    #[must_use]
+    pub fn is_final(&self) -> bool {
+        !matches!(
+            self,
+            Self::TooMany | Self::NotWatched(_) | Self::SelfTest { .. }
+        )
+    }
 }

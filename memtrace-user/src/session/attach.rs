@@ -17,11 +17,29 @@ const PARALLEL: usize = 16;
 /// Threads that remove links at the end.
 const PARALLEL_DROPS: usize = 64;
 
+/// What links are for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Purpose {
+    /// Allocator functions, and the dynamic linker's.
+    Allocators,
+    /// The end of Python's code objects.
+    CodeObjects,
+}
+
+/// The links of one file to make.
+#[derive(Debug)]
+pub(super) struct Job {
+    pub(super) object: Arc<Object>,
+    pub(super) sites: Arc<[ProbeSite]>,
+    pub(super) purpose: Purpose,
+}
+
 /// An attach that has ended.
 #[derive(Debug)]
 pub(super) struct Attached {
     pub(super) pid: Pid,
     pub(super) object: Arc<Object>,
+    pub(super) purpose: Purpose,
     pub(super) result: anyhow::Result<FileLinks>,
 }
 
@@ -57,7 +75,7 @@ impl Attaching {
     }
 
     /// Begins to make the links of some files in one process, one after the other.
-    pub(super) fn begin(&self, pid: Pid, files: Vec<(Arc<Object>, Arc<[ProbeSite]>)>) {
+    pub(super) fn begin(&self, pid: Pid, jobs: Vec<Job>) {
         let (attacher, permits, done) = (
             self.attacher.clone(),
             self.permits.clone(),
@@ -67,7 +85,12 @@ impl Attaching {
             let Ok(_permit) = permits.acquire().await else {
                 return; // the session is ending
             };
-            for (object, sites) in files {
+            for Job {
+                object,
+                sites,
+                purpose,
+            } in jobs
+            {
                 let (attacher, file) = (attacher.clone(), object.clone());
                 let result =
                     tokio::task::spawn_blocking(move || attach(&attacher, &file, &sites, pid))
@@ -77,6 +100,7 @@ impl Attaching {
                 let _ = done.send(Attached {
                     pid,
                     object,
+                    purpose,
                     result,
                 });
             }

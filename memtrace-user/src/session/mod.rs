@@ -14,6 +14,7 @@ mod library;
 mod measure;
 mod notices;
 mod preview;
+mod pythons;
 mod reporter;
 mod run;
 mod signals;

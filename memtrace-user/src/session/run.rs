@@ -19,6 +19,7 @@ use super::{
     measure,
     notices::{self, Notices},
     preview,
+    pythons::{Looked, Pythons},
     reporter::{Delivered, Job, Reporter},
     signals::{Heard, Signals},
     sink::{Ask, TrackerSink},
@@ -50,6 +51,7 @@ pub(super) struct Session {
     plan: Plan,
     targets: Targets,
     attached: mpsc::UnboundedReceiver<Attached>,
+    looked: mpsc::UnboundedReceiver<Looked>,
     notices: Notices,
     drain: Drain<TrackerSink>,
     reporter: Reporter,
@@ -100,17 +102,20 @@ impl Session {
         if plan.probes.log_level > 0 {
             notices::follow_log(&mut probes)?;
         }
-        let library = Library::new(store, arrays);
+        let (pythons, looked) = Pythons::new(arrays.pythons);
+        let library = Library::new(store, arrays.rows, arrays.pages, arrays.mappings);
         let (targets, attached) = Targets::new(
             plan.selection.clone(),
             probes.attacher().clone(),
             maps,
             library,
+            pythons,
         );
         Ok(Self {
             plan,
             targets,
             attached,
+            looked,
             notices: Notices::watch(rings.notices)?,
             drain,
             reporter,
@@ -187,6 +192,7 @@ impl Session {
                 }
                 notices = self.notices.read() => self.targets.on_notices(&notices?),
                 Some(attached) = self.attached.recv() => self.targets.on_attached(attached),
+                Some(looked) = self.looked.recv() => self.targets.on_looked(looked),
                 _ = rescan.tick() => self.rescan(),
                 () = sleep_until(next_look.into()) => {}
             }

@@ -7,6 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use super::{pythons::Placed, targets::PythonState};
 use crate::{
     ids::{Bytes, ObjectId, Pid},
     probe::FileLinks,
@@ -41,8 +42,10 @@ pub(super) struct Target {
     pub(super) followed: bool,
     /// Its probes, by file.
     pub(super) links: HashMap<ObjectId, FileLinks>,
-    /// Files it mapped when it was last looked at.
-    pub(super) mapped: Vec<ObjectId>,
+    /// Files with code that it mapped when it was last looked at.
+    pub(super) placed: Vec<Placed>,
+    /// Its Python, if it has one.
+    pub(super) python: PythonState,
     /// Files whose probes are being attached.
     pub(super) pending: HashSet<ObjectId>,
     /// Whether the user has been told of it.
@@ -84,7 +87,8 @@ impl Target {
             exec_count: 0,
             followed,
             links: HashMap::new(),
-            mapped: Vec::new(),
+            placed: Vec::new(),
+            python: PythonState::default(),
             pending: HashSet::new(),
             announced: false,
             run: 0..0,

@@ -4,6 +4,7 @@
 //! detaching) runs on blocking threads and reports back.
 
 mod follow;
+mod python;
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -20,9 +21,11 @@ use memtrace_common::{
 use tokio::sync::mpsc;
 
 use self::follow::Bystander;
+pub(super) use self::python::PythonState;
 use super::{
-    attach::{self, Attached, Attaching},
+    attach::{self, Attached, Attaching, Job, Purpose},
     library::{Library, Sites},
+    pythons::Pythons,
     target::Target,
 };
 use crate::{
@@ -64,6 +67,7 @@ pub(super) struct Targets {
     attaching: Attaching,
     maps: Maps,
     library: Library,
+    pythons: Pythons,
     live: BTreeMap<Pid, Target>,
     exited: VecDeque<Target>,
     words: Vec<Word>,
@@ -79,6 +83,7 @@ impl Targets {
         attacher: Attacher,
         maps: Maps,
         library: Library,
+        pythons: Pythons,
     ) -> (Self, mpsc::UnboundedReceiver<Attached>) {
         let (attaching, results) = Attaching::new(attacher);
         let targets = Self {
@@ -86,6 +91,7 @@ impl Targets {
             attaching,
             maps,
             library,
+            pythons,
             live: BTreeMap::new(),
             exited: VecDeque::new(),
             words: Vec::new(),
@@ -186,8 +192,13 @@ impl Targets {
         let Attached {
             pid,
             object,
+            purpose,
             result,
         } = attached;
+        if purpose == Purpose::CodeObjects {
+            self.on_code_probe(pid, object.id, result);
+            return;
+        }
         let Some(target) = self.live.get_mut(&pid) else {
             if let Ok(links) = result {
                 attach::drop_later(links);
@@ -224,10 +235,12 @@ impl Targets {
             self.look(pid);
         }
         let cleaning = self.clean_bystanders(now);
+        let python = self.check_pythons(now);
         self.live
             .values()
             .filter_map(Target::look_due)
             .chain(cleaning)
+            .chain(python)
             .min()
     }
 
@@ -237,7 +250,10 @@ impl Targets {
         let links: Vec<FileLinks> = self
             .live
             .values_mut()
-            .flat_map(|target| target.links.drain().map(|(_, links)| links))
+            .flat_map(|target| {
+                let code = target.python.take_links();
+                target.links.drain().map(|(_, links)| links).chain(code)
+            })
             .collect();
         attach::drop_now(links);
     }
@@ -317,33 +333,45 @@ impl Targets {
             }
         };
         let changed = map.changed;
-        let old = std::mem::replace(&mut target.run, map.run.clone());
-        let process = Process {
-            mapping_base: map.run.start,
-            mapping_count: map.run.end - map.run.start,
-            flags: self.flags_of(pid, &comm),
-            ..Process::default()
-        };
-        match self.maps.update(pid, process) {
-            Ok(true) => {}
-            // It has ended, and the notice of that is on its way.
-            Ok(false) => return,
-            Err(error) => self.words.push(Word::Trouble {
-                pid,
-                comm,
-                reason: format!("{error:#}"),
-            }),
+        let old = std::mem::replace(&mut target.run, map.run);
+        let objects = map.files.iter().map(|file| file.object.clone()).collect();
+        target.placed = map.files;
+        if !self.tell_probes(pid) {
+            return;
         }
         if changed {
             self.library.retire(old);
+            self.look_at_python(pid);
         }
-        let mapped = map.objects.iter().map(|object| object.id).collect();
-        let news = self.attach_objects(pid, map.objects);
+        let news = self.attach_objects(pid, objects);
         if let Some(target) = self.live.get_mut(&pid) {
-            target.mapped = mapped;
             target.looked(news || changed);
         }
         self.announce(pid);
+    }
+
+    /// Tells the probes what is known of a process. `false` when they do not know it any more: it has ended, and the notice of
+    /// that is on its way.
+    fn tell_probes(&mut self, pid: Pid) -> bool {
+        let Some(target) = self.live.get(&pid) else {
+            return false;
+        };
+        let process = Process {
+            mapping_base: target.run.start,
+            mapping_count: target.run.end - target.run.start,
+            flags: self.flags_of(pid, &target.info.comm),
+            python: target.python.reference(),
+            ..Process::default()
+        };
+        match self.maps.update(pid, process) {
+            Ok(known) => known,
+            Err(error) => {
+                let comm = target.info.comm.clone();
+                let reason = format!("{error:#}");
+                self.words.push(Word::Trouble { pid, comm, reason });
+                true
+            }
+        }
     }
 
     /// The files that a process has probes in, for another that has inherited them.
@@ -351,10 +379,15 @@ impl Targets {
         let Some(target) = self.live.get(&pid) else {
             return Vec::new();
         };
+        let code = target
+            .python
+            .probed()
+            .and_then(|(object, site)| Some((self.library.get(object)?, Arc::from([site]))));
         target
             .links
             .keys()
             .filter_map(|id| self.library.attachable(*id))
+            .chain(code)
             .collect()
     }
 
@@ -375,7 +408,11 @@ impl Targets {
             match self.library.sites_of(&object) {
                 Sites::Found(sites, _) => {
                     target.pending.insert(object.id);
-                    files.push((object.clone(), sites.clone()));
+                    files.push(Job {
+                        object: object.clone(),
+                        sites: sites.clone(),
+                        purpose: Purpose::Allocators,
+                    });
                 }
                 Sites::Hidden => hidden = Some(object),
                 Sites::None => {}
@@ -400,8 +437,8 @@ impl Targets {
         if news {
             // An interposer before the allocator that it calls: otherwise a block could be made by the inner call, seen, and
             // freed through the outer one, unseen.
-            files.sort_by_key(|(_, sites)| {
-                !sites
+            files.sort_by_key(|job| {
+                !job.sites
                     .iter()
                     .any(|site| cookie::kind(site.cookie) == kind::FREE_OUTER)
             });
@@ -423,11 +460,12 @@ impl Targets {
         let mut left_alone = 0;
         // A link outlives the program it was made for: only files that are mapped count.
         for object in target
-            .mapped
+            .placed
             .iter()
+            .map(|file| file.object.id)
             .filter(|object| target.links.contains_key(object))
         {
-            if let Some(Sites::Found(sites, flavour)) = self.library.known_sites(*object)
+            if let Some(Sites::Found(sites, flavour)) = self.library.known_sites(object)
                 && flavour != "linker"
             {
                 left_alone += self.attaching.left_alone(sites);

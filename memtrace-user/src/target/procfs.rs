@@ -70,6 +70,12 @@ pub fn cpu_time(pid: Pid) -> Option<Duration> {
     ))
 }
 
+/// Number of its threads.
+#[must_use]
+pub fn threads(pid: Pid) -> Option<u32> {
+    Some(Stat::read(pid)?.threads)
+}
+
 /// Its cgroup, relative to the root of the cgroup-2 hierarchy. `None` when it is gone or there is no such hierarchy.
 #[must_use]
 pub fn cgroup(pid: Pid) -> Option<PathBuf> {
@@ -84,6 +90,7 @@ struct Stat {
     comm: String,
     state: char,
     cpu_ticks: u64,
+    threads: u32,
     start_ticks: u64,
     virtual_bytes: u64,
 }
@@ -106,6 +113,7 @@ impl Stat {
             comm,
             state: fields.first()?.chars().next()?,
             cpu_ticks: number(14)? + number(15)?,
+            threads: number(20)?.try_into().ok()?,
             start_ticks: number(22)?,
             virtual_bytes: number(23)?,
         })

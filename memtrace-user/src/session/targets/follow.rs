@@ -122,6 +122,10 @@ impl Targets {
             return;
         };
         target.begin_program(comm);
+        self.forget_python(pid);
+        let Some(target) = self.live.get_mut(&pid) else {
+            return;
+        };
         let stays = selected || target.followed && self.selection.follow_children;
         if !stays {
             // It is no longer selected. It has begun a generation in the tracker, which nothing else would end.
@@ -156,6 +160,7 @@ impl Targets {
         target.exited = true;
         self.library
             .retire(std::mem::replace(&mut target.run, 0..0));
+        self.release_python(std::mem::take(&mut target.python));
         for (_, links) in target.links.drain() {
             attach::drop_later(links);
         }
