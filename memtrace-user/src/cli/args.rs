@@ -83,6 +83,9 @@ pub struct TraceArgs {
     /// Trace processes in this cgroup and below (repeatable)
     #[arg(long = "cgroup", value_name = "PATH", help_heading = "Selectors")]
     pub cgroups: Vec<PathBuf>,
+    /// Trace every process that runs a CPython, whatever its name
+    #[arg(long, help_heading = "Selectors")]
+    pub python: bool,
     /// Trace every process
     #[arg(long, help_heading = "Selectors")]
     pub all: bool,
@@ -185,8 +188,10 @@ impl TraceArgs {
             .cgroups
             .iter()
             .map(|path| Rule::Cgroup(in_hierarchy(path)));
+        let python = self.python.then_some(Rule::Python);
         let all = self.all.then_some(Rule::All);
-        pids.chain(comms).chain(cgroups).chain(all).collect()
+        let wide = python.into_iter().chain(all);
+        pids.chain(comms).chain(cgroups).chain(wide).collect()
     }
 
     fn probes(&self, verbosity: log::LevelFilter) -> ProbeOptions {

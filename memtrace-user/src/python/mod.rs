@@ -21,6 +21,7 @@ pub mod lines;
 pub mod memory;
 mod offsets;
 mod peek;
+pub mod presence;
 mod refusal;
 mod release;
 pub mod runtime;

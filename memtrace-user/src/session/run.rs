@@ -43,6 +43,8 @@ use crate::{
 /// How often processes are looked for that no notice tells of: those that move into a cgroup, and those whose notice was
 /// lost.
 const RESCAN: Duration = Duration::from_secs(1);
+/// Rescans between two looks for processes that have loaded a CPython long after they began.
+const PYTHON_RESCANS: u64 = 10;
 /// Stands for "never" where a timer wants a time.
 const NEVER: Duration = Duration::from_secs(365 * 86_400);
 
@@ -58,6 +60,7 @@ pub(super) struct Session {
     command: Option<Command>,
     calibration: Calibration,
     waiting_said: bool,
+    rescans: u64,
     /// Notices that had been lost when processes were last looked for.
     notices_lost: u64,
     /// Keeps the tracepoints.
@@ -122,6 +125,7 @@ impl Session {
             command,
             calibration: probes.calibration(),
             waiting_said: false,
+            rescans: 0,
             notices_lost: 0,
             _probes: probes,
         })
@@ -216,10 +220,14 @@ impl Session {
     }
 
     fn rescan(&mut self) {
+        self.rescans += 1;
+        let loads = self.rescans.is_multiple_of(PYTHON_RESCANS);
         let rules = &self.plan.selection.rules;
-        let moves = rules
-            .iter()
-            .any(|rule| matches!(rule, Rule::Cgroup(_) | Rule::All));
+        let moves = rules.iter().any(|rule| match rule {
+            Rule::Cgroup(_) | Rule::All => true,
+            Rule::Python => loads,
+            Rule::Pid(_) | Rule::Comm(_) => false,
+        });
         let lost = self
             .targets
             .maps()

@@ -5,6 +5,7 @@
 
 mod follow;
 mod python;
+mod select;
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -14,14 +15,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use memtrace_common::{
-    cookie, kind,
-    process::{PROCESS_FOLLOW, PROCESS_TRACED, Process},
-};
+use memtrace_common::{cookie, kind, process::Process};
 use tokio::sync::mpsc;
 
-use self::follow::Bystander;
 pub(super) use self::python::PythonState;
+use self::{follow::Bystander, select::Undecided};
 use super::{
     attach::{self, Attached, Attaching, Job, Purpose},
     library::{Library, Sites},
@@ -32,11 +30,11 @@ use crate::{
     ids::Pid,
     plan::Selection,
     probe::{Attacher, FileLinks, Maps, ProbeSite},
+    python::presence::Presence,
     target::{
         maps::MapsError,
         object::Object,
         procfs::{self, ProcessInfo},
-        rule::Rule,
     },
 };
 
@@ -68,6 +66,8 @@ pub(super) struct Targets {
     maps: Maps,
     library: Library,
     pythons: Pythons,
+    presence: Presence,
+    undecided: Undecided,
     live: BTreeMap<Pid, Target>,
     exited: VecDeque<Target>,
     words: Vec<Word>,
@@ -92,6 +92,8 @@ impl Targets {
             maps,
             library,
             pythons,
+            presence: Presence::default(),
+            undecided: Undecided::default(),
             live: BTreeMap::new(),
             exited: VecDeque::new(),
             words: Vec::new(),
@@ -155,14 +157,13 @@ impl Targets {
     /// Traces every running process that is selected and not traced yet; gives their number.
     pub(super) fn scan(&mut self) -> usize {
         let own = std::process::id();
-        let new: Vec<ProcessInfo> = procfs::processes()
-            .into_iter()
-            .filter(|info| info.pid.0 != own && !self.live.contains_key(&info.pid))
-            .filter(|info| self.selects(info.pid, &info.comm))
-            .collect();
-        let count = new.len();
-        for info in new {
-            self.begin(info, false);
+        let mut count = 0;
+        for info in procfs::processes() {
+            let is_new = info.pid.0 != own && !self.live.contains_key(&info.pid);
+            if is_new && self.selects(info.pid, &info.comm) {
+                self.begin(info, false);
+                count += 1;
+            }
         }
         count
     }
@@ -236,11 +237,13 @@ impl Targets {
         }
         let cleaning = self.clean_bystanders(now);
         let python = self.check_pythons(now);
+        let undecided = self.decide(now);
         self.live
             .values()
             .filter_map(Target::look_due)
             .chain(cleaning)
             .chain(python)
+            .chain(undecided)
             .min()
     }
 
@@ -256,25 +259,6 @@ impl Targets {
             })
             .collect();
         attach::drop_now(links);
-    }
-
-    fn selects(&self, pid: Pid, comm: &str) -> bool {
-        self.any_rule_takes(pid, comm, |_| true)
-    }
-
-    /// Whether the children of a process of this name are selected as they are forked: they have its name and its cgroup,
-    /// but not its id.
-    fn follows(&self, pid: Pid, comm: &str) -> bool {
-        self.selection.follow_children || self.any_rule_takes(pid, comm, Rule::is_open)
-    }
-
-    fn any_rule_takes(&self, pid: Pid, comm: &str, among: impl Fn(&Rule) -> bool) -> bool {
-        let rules = &self.selection.rules;
-        let by_cgroup = rules.iter().any(|rule| matches!(rule, Rule::Cgroup(_)));
-        let cgroup = if by_cgroup { procfs::cgroup(pid) } else { None };
-        rules
-            .iter()
-            .any(|rule| among(rule) && rule.takes(pid, comm, cgroup.as_deref()))
     }
 
     fn begin(&mut self, info: ProcessInfo, followed: bool) {
@@ -298,15 +282,6 @@ impl Targets {
         }
         self.live.insert(pid, Target::new(info, followed));
         self.look(pid);
-    }
-
-    fn flags_of(&self, pid: Pid, comm: &str) -> u32 {
-        PROCESS_TRACED
-            | if self.follows(pid, comm) {
-                PROCESS_FOLLOW
-            } else {
-                0
-            }
     }
 
     /// Reads a process's mappings, tells the probes and attaches to allocators that are new.
@@ -353,20 +328,23 @@ impl Targets {
     /// Tells the probes what is known of a process. `false` when they do not know it any more: it has ended, and the notice of
     /// that is on its way.
     fn tell_probes(&mut self, pid: Pid) -> bool {
+        let Some(comm) = self.live.get(&pid).map(|target| target.info.comm.clone()) else {
+            return false;
+        };
+        let flags = self.flags_of(pid, &comm);
         let Some(target) = self.live.get(&pid) else {
             return false;
         };
         let process = Process {
             mapping_base: target.run.start,
             mapping_count: target.run.end - target.run.start,
-            flags: self.flags_of(pid, &target.info.comm),
+            flags,
             python: target.python.reference(),
             ..Process::default()
         };
         match self.maps.update(pid, process) {
             Ok(known) => known,
             Err(error) => {
-                let comm = target.info.comm.clone();
                 let reason = format!("{error:#}");
                 self.words.push(Word::Trouble { pid, comm, reason });
                 true

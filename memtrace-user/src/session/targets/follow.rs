@@ -118,6 +118,8 @@ impl Targets {
                 if let Some(target) = self.live.get_mut(&pid) {
                     target.is_young();
                 }
+            } else if !selected {
+                self.wait_for_python(pid);
             }
             return;
         };
