@@ -6,6 +6,7 @@
 mod btf;
 mod calibrate;
 pub mod features;
+mod guard;
 mod link;
 mod maps;
 mod memory;
@@ -22,6 +23,7 @@ use self::{btf::KernelTypes, maps::map_fd as aya_map_fd, program::Programs, text
 pub use self::{
     btf::{BtfError, VMLINUX},
     calibrate::Calibration,
+    guard::Guard,
     link::{FileLinks, ProbeSite},
     maps::{Arrays, MappedArray, Maps, Ring, Rings},
     program::{AttachLevel, Unwinder},
@@ -95,9 +97,22 @@ pub struct Probes {
 #[derive(Clone, Debug)]
 pub struct Attacher {
     programs: Arc<Programs>,
+    guard: Option<Arc<Guard>>,
 }
 
 impl Attacher {
+    /// The same, with a guard that is told of everything before it is probed.
+    #[must_use]
+    pub fn guarded_by(self, guard: Option<Arc<Guard>>) -> Self {
+        Self { guard, ..self }
+    }
+
+    /// Who takes the probes out when memtrace cannot.
+    #[must_use]
+    pub fn guard(&self) -> Option<&Guard> {
+        self.guard.as_deref()
+    }
+
     /// How probes are attached.
     #[must_use]
     pub fn level(&self) -> AttachLevel {
@@ -120,6 +135,9 @@ impl Attacher {
         sites: &[ProbeSite],
         pid: Pid,
     ) -> anyhow::Result<FileLinks> {
+        if let Some(guard) = self.guard() {
+            guard.watch(file, sites.iter().map(|site| site.file_off));
+        }
         link::attach(&self.programs, file, sites, pid)
     }
 }
@@ -146,7 +164,11 @@ impl Probes {
         maps.begin_counting()?;
         let probes = Self {
             calibration,
-            attacher: Attacher { programs },
+            // The calibration has probed memtrace alone, whose breakpoints end with it.
+            attacher: Attacher {
+                programs,
+                guard: None,
+            },
             ebpf,
         };
         Ok(Loaded {

@@ -1,7 +1,7 @@
 //! The system calls of this layer that aya does not make: `bpf(2)` for programs and links with an attach type of our
 //! choice, and `perf_event_open(2)` for single uprobes.
 //!
-//! All unsafe code of the layer but the memory maps stands here.
+//! All unsafe code of the layer but the memory maps and the guard's process stands here.
 
 use std::{
     ffi::{CString, OsStr},

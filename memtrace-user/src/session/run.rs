@@ -28,7 +28,7 @@ use crate::{
     drain::pump::Drain,
     hint::UserError,
     plan::Plan,
-    probe::{Calibration, Loaded, Probes},
+    probe::{Calibration, Guard, Loaded, Probes},
     report::{Delivery, Output, OutputError},
     snapshot::Snapshot,
     target::{
@@ -55,6 +55,7 @@ pub(super) struct Session {
     reporter: Reporter,
     command: Option<Command>,
     calibration: Calibration,
+    guard: Option<Arc<Guard>>,
     waiting_said: bool,
     /// Notices that had been lost when processes were last looked for.
     notices_lost: u64,
@@ -80,6 +81,7 @@ impl Session {
         mut plan: Plan,
         command: Option<Command>,
         output: Output,
+        guard: Option<Arc<Guard>>,
     ) -> anyhow::Result<Self> {
         plan.probes.watch_all = plan.selection.rules.iter().any(Rule::is_open);
         let start = Instant::now();
@@ -103,7 +105,7 @@ impl Session {
         let library = Library::new(store, arrays);
         let (targets, attached) = Targets::new(
             plan.selection.clone(),
-            probes.attacher().clone(),
+            probes.attacher().clone().guarded_by(guard.clone()),
             maps,
             library,
         );
@@ -116,6 +118,7 @@ impl Session {
             reporter,
             command,
             calibration: probes.calibration(),
+            guard,
             waiting_said: false,
             notices_lost: 0,
             _probes: probes,
@@ -210,6 +213,9 @@ impl Session {
     }
 
     fn rescan(&mut self) {
+        if let Some(guard) = &self.guard {
+            guard.check();
+        }
         let rules = &self.plan.selection.rules;
         let moves = rules
             .iter()

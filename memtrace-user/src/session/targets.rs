@@ -148,10 +148,10 @@ impl Targets {
 
     /// Traces every running process that is selected and not traced yet; gives their number.
     pub(super) fn scan(&mut self) -> usize {
-        let own = std::process::id();
+        let own = [Some(Pid(std::process::id())), self.attaching.guard()];
         let new: Vec<ProcessInfo> = procfs::processes()
             .into_iter()
-            .filter(|info| info.pid.0 != own && !self.live.contains_key(&info.pid))
+            .filter(|info| !own.contains(&Some(info.pid)) && !self.live.contains_key(&info.pid))
             .filter(|info| self.selects(info.pid, &info.comm))
             .collect();
         let count = new.len();
