@@ -45,7 +45,7 @@ pub(super) fn pidfd_open(pid: u32) -> io::Result<OwnedFd> {
 /// Nothing may use, or close, one of the others afterwards.
 pub(super) unsafe fn close_all_but(mut kept: [RawFd; 2]) -> io::Result<()> {
     kept.sort_unstable();
-    let [low, high] = kept.map(|fd| i64::from(fd));
+    let [low, high] = kept.map(i64::from);
     for (first, last) in [
         (0, low - 1),
         (low + 1, high - 1),
