@@ -91,6 +91,13 @@ impl Tracker {
         self.processes.end(pid, now);
     }
 
+    /// A process runs another program, and its exec was not seen.
+    pub fn exec(&mut self, pid: Pid, now: Millis) {
+        if self.processes.exec(pid, now).is_none() {
+            self.refused_events += 1;
+        }
+    }
+
     /// Applies one event of the ring, in ring order. `now` is the time at which its batch was drained.
     #[inline]
     pub fn apply(&mut self, event: &Event, now: Millis) {
