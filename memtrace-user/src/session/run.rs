@@ -210,7 +210,7 @@ impl Session {
         for unheard in self.targets.take_unheard() {
             self.drain.request(match unheard {
                 Unheard::End(pid) => Ask::End(pid),
-                Unheard::Exec(pid) => Ask::Exec(pid),
+                Unheard::Exec(pid, exec_count) => Ask::Exec(pid, exec_count),
             });
         }
     }

@@ -62,8 +62,8 @@ pub(super) enum Word {
 pub(super) enum Unheard {
     /// It has ended or is let go.
     End(Pid),
-    /// It runs another program.
-    Exec(Pid),
+    /// It runs another program, its so-and-so-many-th.
+    Exec(Pid, u32),
 }
 
 /// See the module.

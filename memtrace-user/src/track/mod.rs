@@ -91,9 +91,9 @@ impl Tracker {
         self.processes.end(pid, now);
     }
 
-    /// A process runs another program, and its exec was not seen.
-    pub fn exec(&mut self, pid: Pid, now: Millis) {
-        if self.processes.exec(pid, now).is_none() {
+    /// A process runs the program that it has begun as its `exec_count`-th, which no event may have told of.
+    pub fn exec(&mut self, pid: Pid, exec_count: u32, now: Millis) {
+        if self.processes.exec_count(pid) < exec_count && self.processes.exec(pid, now).is_none() {
             self.refused_events += 1;
         }
     }

@@ -77,8 +77,10 @@ impl Targets {
         };
         let program = procfs::program(pid);
         if program.is_some() && program != target.program {
-            self.unheard.push(Unheard::Exec(pid));
             self.on_exec(pid, now.comm);
+            if let Some(target) = self.live.get(&pid) {
+                self.unheard.push(Unheard::Exec(pid, target.exec_count));
+            }
         }
     }
 
