@@ -24,6 +24,18 @@ pub struct Mapping {
     pub path: String,
 }
 
+/// The kernel's version, as far as it orders kernels.
+///
+/// # Errors
+///
+/// Fails when it is not two numbers.
+pub fn kernel() -> Result<(u32, u32)> {
+    let release = fs::read_to_string("/proc/sys/kernel/osrelease")?;
+    let mut numbers = release.split(['.', '-']).map(str::parse);
+    let mut number = || numbers.next().context("a short version");
+    Ok((number()??, number()??))
+}
+
 /// All mappings of a process.
 ///
 /// # Errors

@@ -90,7 +90,6 @@ impl KernelTypes {
             task_mm: self.member("task_struct", "mm")?,
             task_tgid: self.member("task_struct", "tgid")?,
             task_pid: self.member("task_struct", "pid")?,
-            task_comm: self.member("task_struct", "comm")?,
             task_signal: self.member("task_struct", "signal")?,
             signal_live: self.member("signal_struct", "live")?,
             vma_start: self.member("vm_area_struct", "vm_start")?,
@@ -101,7 +100,7 @@ impl KernelTypes {
             inode_ino: self.member("inode", "i_ino")?,
             inode_sb: self.member("inode", "i_sb")?,
             super_dev: self.member("super_block", "s_dev")?,
-            reserved: [0; 2],
+            reserved: [0; 3],
         })
     }
 
