@@ -11,7 +11,7 @@ use aya_ebpf::{
 };
 use memtrace_common::{
     limits::{self, SCRATCH_SLOTS},
-    process::{KernelOffsets, Process, Thread},
+    process::{KernelOffsets, Process, RecordOffsets, Thread},
     python::Python,
     stats::Stats,
     unwind::{FileKey, Mapping, Object},
@@ -97,7 +97,6 @@ pub(crate) static OFFSETS: Global<KernelOffsets> = Global::new(KernelOffsets {
     task_mm: 0,
     task_tgid: 0,
     task_pid: 0,
-    task_comm: 0,
     task_signal: 0,
     signal_live: 0,
     vma_start: 0,
@@ -109,7 +108,17 @@ pub(crate) static OFFSETS: Global<KernelOffsets> = Global::new(KernelOffsets {
     inode_sb: 0,
     super_dev: 0,
     task_fsbase: 0,
-    reserved: 0,
+    reserved: [0; 2],
+});
+
+/// Where fields lie in the records of perf tracepoints.
+#[unsafe(no_mangle)]
+pub(crate) static RECORDS: Global<RecordOffsets> = Global::new(RecordOffsets {
+    newtask_pid: 0,
+    newtask_flags: 0,
+    exec_old_pid: 0,
+    rename_pid: 0,
+    rename_comm: 0,
 });
 
 /// A request for more bytes than this must fail.

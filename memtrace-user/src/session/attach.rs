@@ -7,7 +7,7 @@ use tokio::sync::{Semaphore, mpsc};
 
 use crate::{
     ids::Pid,
-    probe::{Attacher, FileLinks, ProbeSite},
+    probe::{Attacher, FileLinks, Guard, ProbeSite},
     target::object::Object,
 };
 
@@ -63,6 +63,11 @@ impl Attaching {
             },
             results,
         )
+    }
+
+    /// The process of memtrace's guard.
+    pub(super) fn guard(&self) -> Option<Pid> {
+        self.attacher.guard().map(Guard::pid)
     }
 
     /// How many of a file's functions must be left alone; see [`AttachLevel::takes`](crate::probe::AttachLevel::takes).

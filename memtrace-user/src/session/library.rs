@@ -100,6 +100,14 @@ impl Library {
         }
     }
 
+    /// Files beyond the limit of objects.
+    pub(super) fn refused_objects(&self) -> u64 {
+        let store = self.store.read();
+        store
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
+            .refused()
+    }
+
     /// Looks at a process's mappings, loads what is new and puts the run where the probes read it, unless `run` says the same
     /// already.
     pub(super) fn map_process(

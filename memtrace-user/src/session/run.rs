@@ -23,13 +23,13 @@ use super::{
     reporter::{Delivered, Job, Reporter},
     signals::{Heard, Signals},
     sink::{Ask, TrackerSink},
-    targets::{Targets, Word},
+    targets::{Targets, Unheard, Word},
 };
 use crate::{
     drain::pump::Drain,
     hint::UserError,
     plan::Plan,
-    probe::{Calibration, Loaded, Probes},
+    probe::{Guard, Loaded, Probes},
     report::{Delivery, Output, OutputError},
     snapshot::Snapshot,
     target::{
@@ -58,13 +58,13 @@ pub(super) struct Session {
     drain: Drain<TrackerSink>,
     reporter: Reporter,
     command: Option<Command>,
-    calibration: Calibration,
+    guard: Option<Arc<Guard>>,
     waiting_said: bool,
     rescans: u64,
-    /// Notices that had been lost when processes were last looked for.
-    notices_lost: u64,
+    /// Notices that had been lost and tracepoints that had been skipped when processes were last looked for.
+    unheard: u64,
     /// Keeps the tracepoints.
-    _probes: Probes,
+    probes: Probes,
 }
 
 /// Why the main loop ended.
@@ -85,6 +85,7 @@ impl Session {
         mut plan: Plan,
         command: Option<Command>,
         output: Output,
+        guard: Option<Arc<Guard>>,
     ) -> anyhow::Result<Self> {
         plan.probes.watch_all = plan.selection.rules.iter().any(Rule::is_open);
         let start = Instant::now();
@@ -102,6 +103,11 @@ impl Session {
             .context("failed to start the drain's thread")?;
         let reporter = Reporter::spawn(store.clone(), &plan, output)
             .context("failed to start the report's thread")?;
+        if let Some(reason) = probes.tracepoints_may_be_skipped() {
+            log::warn!(
+                "this kernel may skip a fork, exec or exit; it is counted and looked for: {reason:#}"
+            );
+        }
         if plan.probes.log_level > 0 {
             notices::follow_log(&mut probes)?;
         }
@@ -109,7 +115,7 @@ impl Session {
         let library = Library::new(store, arrays.rows, arrays.pages, arrays.mappings);
         let (targets, attached) = Targets::new(
             plan.selection.clone(),
-            probes.attacher().clone(),
+            probes.attacher().clone().guarded_by(guard.clone()),
             maps,
             library,
             pythons,
@@ -123,11 +129,11 @@ impl Session {
             drain,
             reporter,
             command,
-            calibration: probes.calibration(),
+            guard,
             waiting_said: false,
             rescans: 0,
-            notices_lost: 0,
-            _probes: probes,
+            unheard: 0,
+            probes,
         })
     }
 
@@ -212,14 +218,21 @@ impl Session {
         }
     }
 
-    /// Tells the tracker of ends that it cannot see.
+    /// Tells the tracker of ends and execs that it cannot see.
     fn tell_tracker(&mut self) {
-        for pid in self.targets.take_unheard() {
-            self.drain.request(Ask::End(pid));
+        for unheard in self.targets.take_unheard() {
+            self.drain.request(match unheard {
+                Unheard::End(pid) => Ask::End(pid),
+                Unheard::Exec(pid, exec_count) => Ask::Exec(pid, exec_count),
+            });
         }
     }
 
+    /// Looks for what no notice has told of.
     fn rescan(&mut self) {
+        if let Some(guard) = &self.guard {
+            guard.check();
+        }
         self.rescans += 1;
         let loads = self.rescans.is_multiple_of(PYTHON_RESCANS);
         let rules = &self.plan.selection.rules;
@@ -228,18 +241,21 @@ impl Session {
             Rule::Python => loads,
             Rule::Pid(_) | Rule::Comm(_) => false,
         });
-        let lost = self
-            .targets
-            .maps()
-            .stats()
-            .map_or(0, |stats| stats.notices_lost);
-        if lost > self.notices_lost {
-            self.notices_lost = lost;
-            self.targets.check_alive();
-            self.targets.scan();
+        let unheard = self.count_unheard();
+        if unheard > self.unheard {
+            self.unheard = unheard;
+            self.targets.check_all();
         } else if moves {
             self.targets.scan();
         }
+    }
+
+    /// How much about processes has not come through: notices that were lost, programs that were skipped.
+    fn count_unheard(&self) -> u64 {
+        let stats = self.targets.maps().stats();
+        let skipped = self.probes.skipped();
+        stats.map_or(0, |stats| stats.notices_lost)
+            + skipped.map_or(0, |skipped| skipped.tracepoints)
     }
 
     /// Whether nothing is traced and nothing can come.
@@ -254,15 +270,23 @@ impl Session {
             self.waiting_said = true;
             return false;
         }
-        let open = self.plan.selection.rules.iter().any(Rule::is_open);
-        if open && self.plan.wait {
-            if !self.waiting_said {
-                self.waiting_said = true;
-                measure::say("waiting for a process that matches (Ctrl-C ends)");
-            }
-            return false;
+        let rules = &self.plan.selection.rules;
+        let open: Vec<String> = rules
+            .iter()
+            .filter(|rule| rule.is_open())
+            .map(ToString::to_string)
+            .collect();
+        if open.is_empty() || !self.plan.wait {
+            return true;
         }
-        true
+        if !self.waiting_said {
+            self.waiting_said = true;
+            let selectors = open.join(" or ");
+            measure::say(&format!(
+                "waiting for a process that matches {selectors} (Ctrl-C ends)"
+            ));
+        }
+        false
     }
 
     /// Asks for a live report unless one is being made.
@@ -277,7 +301,7 @@ impl Session {
     /// The state of everything now.
     async fn job(&mut self, is_final: bool) -> anyhow::Result<Job> {
         // The counters first: what they count has happened when the state is taken.
-        let measured = measure::measured(&mut self.targets, self.calibration)?;
+        let measured = measure::measured(&mut self.targets, &self.probes)?;
         Ok(Job {
             snapshot: self.freeze().await?,
             facts: measure::facts(&mut self.targets, self.command.as_mut()),

@@ -27,6 +27,8 @@ pub(super) enum Ask {
     },
     /// Nothing more will be heard of a process: it is let go, or its end was lost.
     End(Pid),
+    /// A process runs the program that it has begun as its so-and-so-many-th, and its exec may not have been seen.
+    Exec(Pid, u32),
 }
 
 /// Owns the tracker on the drain's thread.
@@ -57,6 +59,7 @@ impl Sink for TrackerSink {
                 let _ = answer.send(snapshot);
             }
             Ask::End(pid) => self.0.end(pid, now),
+            Ask::Exec(pid, exec_count) => self.0.exec(pid, exec_count, now),
         }
     }
 }

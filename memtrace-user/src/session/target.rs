@@ -34,8 +34,12 @@ const MAX_FORMER: usize = 64;
 pub(super) struct Target {
     /// Id, name and start.
     pub(super) info: ProcessInfo,
+    /// When it was first seen, in clock ticks since boot.
+    pub(super) since_ticks: u64,
     /// What it runs.
     pub(super) exe: PathBuf,
+    /// The file of that: device and inode.
+    pub(super) program: Option<(u64, u64)>,
     /// Programs it has begun since it was first seen.
     pub(super) exec_count: u32,
     /// Whether it is traced because its parent is.
@@ -83,7 +87,9 @@ impl Target {
         let now = Instant::now();
         Self {
             info,
+            since_ticks: procfs::ticks_since_boot(),
             exe: procfs::exe(pid).unwrap_or_default(),
+            program: procfs::program(pid),
             exec_count: 0,
             followed,
             links: HashMap::new(),
@@ -147,6 +153,7 @@ impl Target {
         self.exec_count += 1;
         self.info.comm = comm;
         self.exe = procfs::exe(self.pid()).unwrap_or_default();
+        self.program = procfs::program(self.pid());
         self.announced = false;
         self.is_young();
     }

@@ -58,6 +58,15 @@ pub(super) enum Word {
     },
 }
 
+/// What the tracker must be told of a process, because no event does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Unheard {
+    /// It has ended or is let go.
+    End(Pid),
+    /// It runs another program, its so-and-so-many-th.
+    Exec(Pid, u32),
+}
+
 /// See the module.
 #[derive(Debug)]
 pub(super) struct Targets {
@@ -73,8 +82,8 @@ pub(super) struct Targets {
     words: Vec<Word>,
     /// Children that have inherited probes and are not traced, the oldest first.
     bystanders: VecDeque<Bystander>,
-    /// Processes whose end the tracker must be told of.
-    unheard: Vec<Pid>,
+    /// What the tracker must be told.
+    unheard: Vec<Unheard>,
 }
 
 impl Targets {
@@ -130,13 +139,18 @@ impl Targets {
             .is_none_or(|target| target.pending.is_empty())
     }
 
+    /// Files that could not be opened because there are too many.
+    pub(super) fn refused_objects(&self) -> u64 {
+        self.library.refused_objects()
+    }
+
     /// The probes' tables and counters.
     pub(super) fn maps(&self) -> &Maps {
         &self.maps
     }
 
-    /// Processes whose end the tracker must be told of, since the last call.
-    pub(super) fn take_unheard(&mut self) -> Vec<Pid> {
+    /// What the tracker must be told, since the last call.
+    pub(super) fn take_unheard(&mut self) -> Vec<Unheard> {
         std::mem::take(&mut self.unheard)
     }
 
@@ -156,10 +170,10 @@ impl Targets {
 
     /// Traces every running process that is selected and not traced yet; gives their number.
     pub(super) fn scan(&mut self) -> usize {
-        let own = std::process::id();
+        let own = [Some(Pid(std::process::id())), self.attaching.guard()];
         let mut count = 0;
         for info in procfs::processes() {
-            let is_new = info.pid.0 != own && !self.live.contains_key(&info.pid);
+            let is_new = !own.contains(&Some(info.pid)) && !self.live.contains_key(&info.pid);
             if is_new && self.selects(info.pid, &info.comm) {
                 self.begin(info, false);
                 count += 1;
