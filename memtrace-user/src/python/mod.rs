@@ -11,6 +11,8 @@
 //! at. Nothing here stops or writes to a process, and nothing that is read is believed: it may change while it is read, or
 //! have been made to mislead.
 
+pub mod book;
 pub mod code;
 pub mod memory;
+pub mod name;
 pub mod version;

@@ -327,7 +327,7 @@ fn sites_are_ordered_and_counted_as_asked() {
 #[test]
 fn what_is_lost_is_said_by_cause_and_consequence() {
     let mut measured = Measured::default();
-    measured.stats.lost = [0, 1, 2, 3, 4, 5, 6, 7];
+    measured.stats.lost[..8].copy_from_slice(&[0, 1, 2, 3, 4, 5, 6, 7]);
     measured.stats.stacks_lost = 8;
     measured.stats.notices_lost = 1;
     let snapshot = Snapshot {
