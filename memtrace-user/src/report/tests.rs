@@ -19,7 +19,7 @@ use super::{
     *,
 };
 use crate::{
-    ids::{Bytes, ObjectId, Pid, StackId},
+    ids::{BindingId, Bytes, ObjectId, Pid, StackId},
     resolve::{ResolveOptions, Resolver},
     snapshot::{ProcessSnapshot, SiteCounts, Snapshot, Stack},
     target::object::Object,
@@ -205,6 +205,7 @@ fn snapshot() -> (Snapshot, HashMap<ObjectId, Arc<Object>>) {
     };
     let site = |stack, bytes, oldest| SiteCounts {
         stack: StackId(stack),
+        binding: BindingId::NONE,
         live_bytes: Bytes(bytes),
         live_blocks: 1,
         allocated_bytes: Bytes(1000 - bytes),

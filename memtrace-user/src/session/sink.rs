@@ -44,6 +44,10 @@ impl Sink for TrackerSink {
         self.0.add_stack(&stack.header, stack.frames);
     }
 
+    fn round_ended(&mut self, _drained_until: &dyn Fn() -> Option<Duration>) {
+        self.0.settle();
+    }
+
     fn malformed(&mut self, error: DecodeError) {
         log::warn!("a record of the probes is damaged: {error}");
         self.0.count_malformed(1);

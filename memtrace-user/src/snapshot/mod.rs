@@ -5,7 +5,7 @@
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
-use crate::ids::{Bytes, Pid, StackId};
+use crate::ids::{BindingId, Bytes, CodeId, Pid, StackId};
 
 /// What was frozen.
 #[derive(Clone, Debug, Default)]
@@ -16,6 +16,8 @@ pub struct Snapshot {
     pub processes: Vec<ProcessSnapshot>,
     /// The stacks that the sites of this snapshot refer to. A site whose stack was lost has no entry.
     pub stacks: HashMap<StackId, Arc<Stack>>,
+    /// The bindings that the sites of this snapshot refer to.
+    pub bindings: HashMap<BindingId, Arc<Binding>>,
     /// Events applied since the session began.
     pub events: u64,
     /// Distinct stacks received and kept since the session began.
@@ -26,6 +28,9 @@ pub struct Snapshot {
     pub refused_events: u64,
     /// Stacks that were not kept because the limit of the stack dictionary was reached.
     pub dropped_stacks: u64,
+    /// Times a site could not be bound to the code objects of its Python frames: its stack was lost on its way, or there was
+    /// no room.
+    pub unbound_sites: u64,
     /// What is left of the exited processes that are no longer in `processes`.
     pub forgotten: Forgotten,
 }
@@ -89,11 +94,13 @@ pub struct ProcessSnapshot {
     pub sites: Vec<SiteCounts>,
 }
 
-/// One stack's share of a process.
+/// One site's share of a process: a stack and what its Python frames stand for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct SiteCounts {
     /// The stack.
     pub stack: StackId,
+    /// What its Python frames stood for while the site took blocks.
+    pub binding: BindingId,
     /// Requested bytes that are live.
     pub live_bytes: Bytes,
     /// Blocks that are live.
@@ -123,6 +130,15 @@ impl BlockFilter {
     pub fn depends_on_size(&self) -> bool {
         self.min_size.is_some() || self.max_size.is_some()
     }
+}
+
+/// What the Python frames of a stack stand for in a process.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Binding {
+    /// The stack.
+    pub stack: StackId,
+    /// The code object of each of its Python frames, innermost first.
+    pub codes: Box<[CodeId]>,
 }
 
 /// A stack as it was received.
