@@ -6,6 +6,7 @@ use std::{
 };
 
 use anyhow::Context as _;
+use memtrace_common::{event, stats::Stats};
 use tokio::{
     sync::{mpsc, oneshot},
     time::{MissedTickBehavior, interval_at, sleep_until},
@@ -17,6 +18,7 @@ use super::{
     command::Command,
     library::Library,
     measure,
+    names::{self, UnknownRuntimes},
     notices::{self, Notices},
     preview,
     reporter::{Delivered, Job, Reporter},
@@ -58,8 +60,18 @@ pub(super) struct Session {
     waiting_said: bool,
     /// Notices that had been lost when processes were last looked for.
     notices_lost: u64,
+    /// When the session began.
+    start: Instant,
+    code_ends: CodeEnds,
     /// Keeps the tracepoints.
     _probes: Probes,
+}
+
+/// Ends of Python code objects that had been lost when that was last looked at, and when that was.
+#[derive(Clone, Copy, Debug, Default)]
+struct CodeEnds {
+    lost: u64,
+    looked_at: Duration,
 }
 
 /// Why the main loop ended.
@@ -93,9 +105,12 @@ impl Session {
             store::raise_descriptor_limit().context("failed to raise the limit on descriptors")?;
         let store = Arc::new(RwLock::new(ObjectStore::new(objects)));
         let tracker = Tracker::new(Limits::from_memory(plan.memory_limit), plan.report.filter);
-        let drain = Drain::spawn(rings.events, rings.stacks, TrackerSink(tracker), start)
+        let (teller, names) = names::spawn(Box::new(UnknownRuntimes), start)
+            .context("failed to start the names' thread")?;
+        let sink = TrackerSink { tracker, teller };
+        let drain = Drain::spawn(rings.events, rings.stacks, sink, start)
             .context("failed to start the drain's thread")?;
-        let reporter = Reporter::spawn(store.clone(), &plan, output)
+        let reporter = Reporter::spawn(store.clone(), names, &plan, output)
             .context("failed to start the report's thread")?;
         if plan.probes.log_level > 0 {
             notices::follow_log(&mut probes)?;
@@ -118,6 +133,8 @@ impl Session {
             calibration: probes.calibration(),
             waiting_said: false,
             notices_lost: 0,
+            start,
+            code_ends: CodeEnds::default(),
             _probes: probes,
         })
     }
@@ -214,11 +231,12 @@ impl Session {
         let moves = rules
             .iter()
             .any(|rule| matches!(rule, Rule::Cgroup(_) | Rule::All));
-        let lost = self
-            .targets
-            .maps()
-            .stats()
-            .map_or(0, |stats| stats.notices_lost);
+        let at = self.start.elapsed();
+        let mut lost = 0;
+        if let Ok(stats) = self.targets.maps().stats() {
+            self.check_code_ends(&stats, at);
+            lost = stats.notices_lost;
+        }
         if lost > self.notices_lost {
             self.notices_lost = lost;
             self.targets.check_alive();
@@ -226,6 +244,17 @@ impl Session {
         } else if moves {
             self.targets.scan();
         }
+    }
+
+    /// Tells the tracker when ends of code objects have been lost. `at`: before the counters were read.
+    fn check_code_ends(&mut self, stats: &Stats, at: Duration) {
+        let lost = stats.lost[usize::from(event::CODE_FREED)];
+        if lost > self.code_ends.lost {
+            let since = self.code_ends.looked_at;
+            self.drain.request(Ask::DistrustCodes { since });
+            self.code_ends.lost = lost;
+        }
+        self.code_ends.looked_at = at;
     }
 
     /// Whether nothing is traced and nothing can come.
@@ -263,7 +292,9 @@ impl Session {
     /// The state of everything now.
     async fn job(&mut self, is_final: bool) -> anyhow::Result<Job> {
         // The counters first: what they count has happened when the state is taken.
+        let at = self.start.elapsed();
         let measured = measure::measured(&mut self.targets, self.calibration)?;
+        self.check_code_ends(&measured.stats, at);
         Ok(Job {
             snapshot: self.freeze().await?,
             facts: measure::facts(&mut self.targets, self.command.as_mut()),

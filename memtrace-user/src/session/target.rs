@@ -10,7 +10,7 @@ use std::{
 use crate::{
     ids::{Bytes, ObjectId, Pid},
     probe::FileLinks,
-    report::ProcessFacts,
+    report::{ProcessFacts, RuntimeFacts},
     target::procfs::{self, ProcessInfo},
 };
 
@@ -126,6 +126,7 @@ impl Target {
             rss: self.rss,
             ended: None,
             notes: Vec::new(),
+            runtime: RuntimeFacts::Native,
         }
     }
 

@@ -5,7 +5,12 @@
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
-use crate::ids::{BindingId, Bytes, CodeId, Pid, StackId};
+use memtrace_common::stack::FRAME_PYTHON;
+
+use crate::{
+    ids::{BindingId, Bytes, CodeId, Pid, StackId},
+    python::name::Gone,
+};
 
 /// What was frozen.
 #[derive(Clone, Debug, Default)]
@@ -33,6 +38,20 @@ pub struct Snapshot {
     pub unbound_sites: u64,
     /// What is left of the exited processes that are no longer in `processes`.
     pub forgotten: Forgotten,
+}
+
+impl Snapshot {
+    /// The stack of a site with what its Python frames stand for; `None` when the stack was lost.
+    #[must_use]
+    pub fn bound(&self, site: &SiteCounts) -> Option<Bound<'_>> {
+        let stack = self.stacks.get(&site.stack)?;
+        let codes = match (site.binding, self.bindings.get(&site.binding)) {
+            (_, Some(binding)) => Ok(&*binding.codes),
+            (BindingId::DOUBTED, None) => Err(Gone::EventsLost),
+            (_, None) => Err(Gone::StackLate),
+        };
+        Some(Bound { stack, codes })
+    }
 }
 
 /// The sum of exited processes that were dropped, oldest first, because the limit of kept ones was reached.
@@ -139,6 +158,37 @@ pub struct Binding {
     pub stack: StackId,
     /// The code object of each of its Python frames, innermost first.
     pub codes: Box<[CodeId]>,
+}
+
+/// A stack with what its Python frames stand for.
+#[derive(Clone, Copy, Debug)]
+pub struct Bound<'a> {
+    /// The stack.
+    pub stack: &'a Stack,
+    /// The code object of each of its Python frames, or why none of them is known.
+    pub codes: Result<&'a [CodeId], Gone>,
+}
+
+impl<'a> Bound<'a> {
+    /// The frame words, innermost first, each Python frame with its code object.
+    pub fn frames(self) -> impl Iterator<Item = (u64, Option<Result<CodeId, Gone>>)> + 'a {
+        let mut codes = self.codes.unwrap_or_default().iter();
+        self.stack.frames.iter().map(move |&frame| {
+            let code = (frame & FRAME_PYTHON != 0).then(|| match self.codes {
+                Ok(_) => codes.next().copied().ok_or(Gone::StackLate),
+                Err(gone) => Err(gone),
+            });
+            (frame, code)
+        })
+    }
+}
+
+impl Stack {
+    /// Whether any of its frames is a Python frame.
+    #[must_use]
+    pub fn is_python(&self) -> bool {
+        self.frames.iter().any(|frame| frame & FRAME_PYTHON != 0)
+    }
 }
 
 /// A stack as it was received.

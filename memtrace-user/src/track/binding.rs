@@ -26,7 +26,7 @@ impl Space {
             let id = self.sites.at(site).stack;
             match dictionary.stack(id).cloned() {
                 None => waiting.push(site),
-                Some(stack) if is_python(&stack) => {
+                Some(stack) if stack.is_python() => {
                     let binding = self.binding(site, &stack, dictionary);
                     self.sites.bind(site, binding);
                 }
@@ -102,11 +102,6 @@ impl Space {
         let id = self.sites.at(site).stack;
         dictionary.bind(id, codes)
     }
-}
-
-/// Whether a stack has Python frames.
-fn is_python(stack: &Stack) -> bool {
-    python_codes(stack).next().is_some()
 }
 
 /// Addresses of the code objects of a stack's Python frames, innermost first.
