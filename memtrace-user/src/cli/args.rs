@@ -127,6 +127,9 @@ pub struct TraceArgs {
     /// Count only live blocks of at most this size
     #[arg(long, value_name = "SIZE", help_heading = "Reports", value_parser = values::size)]
     pub max_size: Option<Bytes>,
+    /// Show what the interpreter does between Python functions too
+    #[arg(long, help_heading = "Reports")]
+    pub native: bool,
     /// Form of the reports
     #[arg(long, value_enum, default_value_t, help_heading = "Reports")]
     pub format: Format,
@@ -224,6 +227,7 @@ impl TraceArgs {
                 (_, Format::Collapsed) | (Some(0), _) => None,
                 (top, _) => top.or(table_top),
             },
+            native: self.native,
             filter: BlockFilter {
                 min_age: self.min_age.unwrap_or_default(),
                 min_size: self.min_size,

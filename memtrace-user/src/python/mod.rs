@@ -11,6 +11,7 @@
 //! at. Nothing here stops or writes to a process, and nothing that is read is believed: it may change while it is read, or
 //! have been made to mislead.
 
+pub mod book;
 pub mod code;
 mod code_type;
 mod debug_offsets;
@@ -19,6 +20,7 @@ mod file;
 pub mod image;
 pub mod lines;
 pub mod memory;
+pub mod name;
 mod offsets;
 mod peek;
 pub mod presence;

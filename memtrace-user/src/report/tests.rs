@@ -1,5 +1,7 @@
 //! Every format of one made-up trace, and the building of reports from snapshots.
 
+mod python;
+
 use std::{
     collections::HashMap,
     fs::File,
@@ -15,11 +17,12 @@ use serde_json::Value;
 use super::{
     fixture,
     layout::width,
-    model::{Frame, State},
+    model::{Frame, FrameKind, State},
     *,
 };
 use crate::{
-    ids::{Bytes, ObjectId, Pid, StackId},
+    ids::{BindingId, Bytes, ObjectId, Pid, StackId},
+    python::book::{BookLimits, CodeBook},
     resolve::{ResolveOptions, Resolver},
     snapshot::{ProcessSnapshot, SiteCounts, Snapshot, Stack},
     target::object::Object,
@@ -140,8 +143,10 @@ fn any_frame() -> impl Strategy<Value = Frame> {
         "(/[a-z.]{1,9}){1,4}",
         any::<u32>(),
         any::<bool>(),
+        prop::sample::select(vec![FrameKind::Native, FrameKind::Python]),
     )
-        .prop_map(|(function, file, module, offset, inlined)| Frame {
+        .prop_map(|(function, file, module, offset, inlined, kind)| Frame {
+            kind,
             inlined,
             ..fixture::frame(
                 &function,
@@ -205,6 +210,7 @@ fn snapshot() -> (Snapshot, HashMap<ObjectId, Arc<Object>>) {
     };
     let site = |stack, bytes, oldest| SiteCounts {
         stack: StackId(stack),
+        binding: BindingId::NONE,
         live_bytes: Bytes(bytes),
         live_blocks: 1,
         allocated_bytes: Bytes(1000 - bytes),
@@ -233,6 +239,11 @@ fn snapshot() -> (Snapshot, HashMap<ObjectId, Arc<Object>>) {
     (snapshot, HashMap::from([object(1), object(2)]))
 }
 
+/// A book in which nothing is written.
+fn codes() -> CodeBook {
+    CodeBook::new(BookLimits::default())
+}
+
 fn build(options: &ReportOptions) -> Report {
     let (snapshot, objects) = snapshot();
     let sources = Sources {
@@ -242,6 +253,7 @@ fn build(options: &ReportOptions) -> Report {
             ..ProcessFacts::default()
         },
         objects: &objects,
+        codes: &codes(),
         measured: &Measured::default(),
         time: UNIX_EPOCH,
         is_final: false,
@@ -257,6 +269,7 @@ fn options(sort: Sort, top: Option<usize>) -> ReportOptions {
     ReportOptions {
         sort,
         top,
+        native: false,
         filter: BlockFilter::default(),
     }
 }

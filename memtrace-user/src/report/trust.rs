@@ -8,7 +8,7 @@ use super::{
     model::{Losses, Process, Trust},
     units::{Counted, Share},
 };
-use crate::{ids::Bytes, resolve::cut_words, snapshot::Snapshot};
+use crate::{ids::Bytes, python::book::BookCounts, resolve::cut_words, snapshot::Snapshot};
 
 /// What the session measured of itself and its targets.
 #[derive(Clone, Copy, Debug, Default)]
@@ -32,7 +32,12 @@ pub struct Measured {
 }
 
 impl Trust {
-    pub(super) fn of(measured: &Measured, snapshot: &Snapshot, processes: &[Process]) -> Self {
+    pub(super) fn of(
+        measured: &Measured,
+        snapshot: &Snapshot,
+        python: BookCounts,
+        processes: &[Process],
+    ) -> Self {
         let Measured { stats, .. } = measured;
         let lost = Losses::of(measured, snapshot);
         let unnamed = unnamed_frames(processes);
@@ -56,6 +61,8 @@ impl Trust {
             cost_pct: cost.percent(),
             distinct_stacks: snapshot.distinct_stacks,
             frames: sites(processes).map(|site| site.frames.len() as u64).sum(),
+            python_names: python.accepted,
+            python_names_gone: python.gone,
             lost,
             cut: cut_stacks(stats),
             unnamed,
@@ -75,6 +82,8 @@ impl Losses {
             realloc_returns: lost(event::REALLOC_RETURN),
             forks: lost(event::FORK),
             ends: lost(event::EXEC) + lost(event::EXIT),
+            code_ends: lost(event::CODE_FREED),
+            unbound_sites: snapshot.unbound_sites,
             stacks: stats.stacks_lost,
             unwalked_stacks: stats.scratch_busy,
             unfollowed_calls: stats.threads_full,
@@ -99,6 +108,7 @@ impl Losses {
             count(self.realloc_returns, "returned realloc"),
             count(self.forks, "fork"),
             count(self.ends, "program end"),
+            count(self.code_ends, "freed code object"),
             count(self.stacks, "stack"),
             count(self.unwalked_stacks, "unwalked stack"),
             count(self.unfollowed_calls, "unfollowed call"),
@@ -137,6 +147,12 @@ impl Losses {
                 "stack",
                 "# did not arrive; their blocks have no site",
             ),
+            (
+                self.code_ends,
+                "end",
+                "Python names known before were given up (lost # of code objects)",
+            ),
+            (self.unbound_sites, "site", "# may lack Python names"),
             (
                 self.notices,
                 "process",

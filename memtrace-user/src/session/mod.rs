@@ -12,6 +12,7 @@ mod attach;
 mod command;
 mod library;
 mod measure;
+mod names;
 mod notices;
 mod preview;
 mod pythons;

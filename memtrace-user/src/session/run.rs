@@ -6,6 +6,7 @@ use std::{
 };
 
 use anyhow::Context as _;
+use memtrace_common::{event, stats::Stats};
 use tokio::{
     sync::{mpsc, oneshot},
     time::{MissedTickBehavior, interval_at, sleep_until},
@@ -17,6 +18,7 @@ use super::{
     command::Command,
     library::Library,
     measure,
+    names::{self, Layouts},
     notices::{self, Notices},
     preview,
     pythons::{Looked, Pythons},
@@ -63,8 +65,18 @@ pub(super) struct Session {
     rescans: u64,
     /// Notices that had been lost and tracepoints that had been skipped when processes were last looked for.
     unheard: u64,
+    /// When the session began.
+    start: Instant,
+    code_ends: CodeEnds,
     /// Keeps the tracepoints.
     probes: Probes,
+}
+
+/// Ends of Python code objects that had been lost when that was last looked at, and when that was.
+#[derive(Clone, Copy, Debug, Default)]
+struct CodeEnds {
+    lost: u64,
+    looked_at: Duration,
 }
 
 /// Why the main loop ended.
@@ -99,9 +111,13 @@ impl Session {
             store::raise_descriptor_limit().context("failed to raise the limit on descriptors")?;
         let store = Arc::new(RwLock::new(ObjectStore::new(objects)));
         let tracker = Tracker::new(Limits::from_memory(plan.memory_limit), plan.report.filter);
-        let drain = Drain::spawn(rings.events, rings.stacks, TrackerSink(tracker), start)
+        let layouts = Layouts::default();
+        let (teller, names) = names::spawn(Box::new(layouts.clone()), start)
+            .context("failed to start the names' thread")?;
+        let sink = TrackerSink { tracker, teller };
+        let drain = Drain::spawn(rings.events, rings.stacks, sink, start)
             .context("failed to start the drain's thread")?;
-        let reporter = Reporter::spawn(store.clone(), &plan, output)
+        let reporter = Reporter::spawn(store.clone(), names, &plan, output)
             .context("failed to start the report's thread")?;
         if let Some(reason) = probes.tracepoints_may_be_skipped() {
             log::warn!(
@@ -119,6 +135,7 @@ impl Session {
             maps,
             library,
             pythons,
+            layouts,
         );
         Ok(Self {
             plan,
@@ -134,6 +151,8 @@ impl Session {
             rescans: 0,
             unheard: 0,
             probes,
+            start,
+            code_ends: CodeEnds::default(),
         })
     }
 
@@ -241,6 +260,10 @@ impl Session {
             Rule::Python => loads,
             Rule::Pid(_) | Rule::Comm(_) => false,
         });
+        let at = self.start.elapsed();
+        if let Ok(stats) = self.targets.maps().stats() {
+            self.check_code_ends(&stats, at);
+        }
         let unheard = self.count_unheard();
         if unheard > self.unheard {
             self.unheard = unheard;
@@ -256,6 +279,17 @@ impl Session {
         let skipped = self.probes.skipped();
         stats.map_or(0, |stats| stats.notices_lost)
             + skipped.map_or(0, |skipped| skipped.tracepoints)
+    }
+
+    /// Tells the tracker when ends of code objects have been lost. `at`: before the counters were read.
+    fn check_code_ends(&mut self, stats: &Stats, at: Duration) {
+        let lost = stats.lost[usize::from(event::CODE_FREED)];
+        if lost > self.code_ends.lost {
+            let since = self.code_ends.looked_at;
+            self.drain.request(Ask::DistrustCodes { since });
+            self.code_ends.lost = lost;
+        }
+        self.code_ends.looked_at = at;
     }
 
     /// Whether nothing is traced and nothing can come.
@@ -301,7 +335,9 @@ impl Session {
     /// The state of everything now.
     async fn job(&mut self, is_final: bool) -> anyhow::Result<Job> {
         // The counters first: what they count has happened when the state is taken.
+        let at = self.start.elapsed();
         let measured = measure::measured(&mut self.targets, &self.probes)?;
+        self.check_code_ends(&measured.stats, at);
         Ok(Job {
             snapshot: self.freeze().await?,
             facts: measure::facts(&mut self.targets, self.command.as_mut()),

@@ -11,7 +11,7 @@ use super::{pythons::Placed, targets::PythonState};
 use crate::{
     ids::{Bytes, ObjectId, Pid},
     probe::FileLinks,
-    report::ProcessFacts,
+    report::{ProcessFacts, RuntimeFacts},
     target::procfs::{self, ProcessInfo},
 };
 
@@ -50,6 +50,8 @@ pub(super) struct Target {
     pub(super) placed: Vec<Placed>,
     /// Its Python, if it has one.
     pub(super) python: PythonState,
+    /// What was known of its runtime when it ended.
+    pub(super) last_runtime: Option<RuntimeFacts>,
     /// Files whose probes are being attached.
     pub(super) pending: HashSet<ObjectId>,
     /// Whether the user has been told of it.
@@ -95,6 +97,7 @@ impl Target {
             links: HashMap::new(),
             placed: Vec::new(),
             python: PythonState::default(),
+            last_runtime: None,
             pending: HashSet::new(),
             announced: false,
             run: 0..0,
@@ -136,6 +139,10 @@ impl Target {
             rss: self.rss,
             ended: None,
             notes: Vec::new(),
+            runtime: self
+                .last_runtime
+                .clone()
+                .unwrap_or_else(|| self.python.facts()),
         }
     }
 

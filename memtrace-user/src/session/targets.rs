@@ -23,6 +23,7 @@ use self::{follow::Bystander, select::Undecided};
 use super::{
     attach::{self, Attached, Attaching, Job, Purpose},
     library::{Library, Sites},
+    names::Layouts,
     pythons::Pythons,
     target::Target,
 };
@@ -75,6 +76,7 @@ pub(super) struct Targets {
     maps: Maps,
     library: Library,
     pythons: Pythons,
+    layouts: Layouts,
     presence: Presence,
     undecided: Undecided,
     live: BTreeMap<Pid, Target>,
@@ -93,6 +95,7 @@ impl Targets {
         maps: Maps,
         library: Library,
         pythons: Pythons,
+        layouts: Layouts,
     ) -> (Self, mpsc::UnboundedReceiver<Attached>) {
         let (attaching, results) = Attaching::new(attacher);
         let targets = Self {
@@ -101,6 +104,7 @@ impl Targets {
             maps,
             library,
             pythons,
+            layouts,
             presence: Presence::default(),
             undecided: Undecided::default(),
             live: BTreeMap::new(),

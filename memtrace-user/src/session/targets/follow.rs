@@ -191,7 +191,8 @@ impl Targets {
         target.exited = true;
         self.library
             .retire(std::mem::replace(&mut target.run, 0..0));
-        self.release_python(std::mem::take(&mut target.python));
+        target.last_runtime = Some(target.python.facts());
+        self.release_python(pid, std::mem::take(&mut target.python));
         for (_, links) in target.links.drain() {
             attach::drop_later(links);
         }

@@ -18,7 +18,11 @@ use super::{Targets, Word};
 use crate::{
     ids::{ObjectId, Pid},
     probe::{FileLinks, ProbeSite},
-    python::{Refusal, code::CodeLayout, runtime::Runtime, version::Version},
+    python::{
+        Refusal,
+        runtime::{Reach, Runtime},
+    },
+    report::RuntimeFacts,
     session::{
         attach::{self, Job, Purpose},
         pythons::{Look, Looked},
@@ -73,17 +77,35 @@ struct Found {
     site: ProbeSite,
 }
 
+impl Found {
+    /// Whether stacks hold its frames.
+    fn stacks(&self) -> Result<(), String> {
+        if self.links.is_none() {
+            return Err("not attached yet".to_owned());
+        }
+        match self.runtime.reach {
+            Reach::Always | Reach::WithGil | Reach::Untold => Ok(()),
+            Reach::Never => Err(self.runtime.reach.to_string()),
+        }
+    }
+}
+
 impl PythonState {
-    /// Version and, where frames are not walked, why.
-    pub(in crate::session) fn verdict(&self) -> Option<(Option<Version>, Option<String>)> {
+    /// What reports say of it.
+    pub(in crate::session) fn facts(&self) -> RuntimeFacts {
         match &self.phase {
-            Phase::None => None,
-            Phase::Refused(refusal) => Some((refusal.version(), Some(refusal.to_string()))),
-            Phase::Found(found) if found.links.is_none() => Some((
-                Some(found.runtime.version),
-                Some("not attached yet".to_owned()),
-            )),
-            Phase::Found(found) => Some((Some(found.runtime.version), None)),
+            Phase::None => RuntimeFacts::Native,
+            Phase::Refused(refusal @ Refusal::PyPy) => RuntimeFacts::Other(refusal.to_string()),
+            Phase::Refused(refusal) => RuntimeFacts::CPython {
+                version: refusal.version(),
+                stacks: Err(refusal.to_string()),
+                objects: Vec::new(),
+            },
+            Phase::Found(found) => RuntimeFacts::CPython {
+                version: Some(found.runtime.version),
+                stacks: found.stacks(),
+                objects: vec![found.object],
+            },
         }
     }
 
@@ -116,14 +138,6 @@ impl PythonState {
         };
         self.looks += 1;
         self.due = Some(Instant::now() + wait);
-    }
-
-    /// How its code objects are read, if they are.
-    fn layout(&self) -> Option<CodeLayout> {
-        match &self.phase {
-            Phase::Found(found) => Some(found.runtime.code),
-            _ => None,
-        }
     }
 
     /// Where its memory has a breakpoint.
@@ -327,6 +341,7 @@ impl Targets {
         match (&mut target.python.phase, result) {
             (Phase::Found(found), Ok(links)) if found.object == object => {
                 found.links = Some(links);
+                self.layouts.insert(pid, found.runtime.code);
                 let version = found.runtime.version;
                 self.words.push(Word::Tracing {
                     pid,
@@ -348,13 +363,14 @@ impl Targets {
     pub(super) fn forget_python(&mut self, pid: Pid) {
         if let Some(target) = self.live.get_mut(&pid) {
             let state = std::mem::take(&mut target.python);
-            self.release_python(state);
+            self.release_python(pid, state);
         }
     }
 
     /// Gives back what a process's Python held.
-    pub(super) fn release_python(&mut self, state: PythonState) {
+    pub(super) fn release_python(&mut self, pid: Pid, state: PythonState) {
         if let Phase::Found(found) = state.phase {
+            self.layouts.remove(pid);
             self.pythons.leave(found.reference);
             if let Some(links) = found.links {
                 attach::drop_later(links);
