@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeMap,
-    io::{BufRead as _, BufReader, Write as _},
+    io::{BufRead as _, BufReader},
     path::{Path, PathBuf},
     process::{Child, ChildStdin, ChildStdout, Command, Stdio},
     sync::Arc,
@@ -19,7 +19,7 @@ use crate::{
     unwind::mappings::bias,
 };
 
-/// The interpreters of this machine: pyenv's and the system's.
+/// The interpreters of this machine: pyenv's, the system's, and those that `MEMTRACE_PYTHONS` lists (a path like `PATH`).
 pub(super) fn interpreters() -> Vec<PathBuf> {
     let pyenv = std::env::var_os("PYENV_ROOT").map_or_else(
         || Path::new(&std::env::var_os("HOME").unwrap_or_default()).join(".pyenv"),
@@ -32,6 +32,8 @@ pub(super) fn interpreters() -> Vec<PathBuf> {
         .map(|version| version.unwrap().path().join("bin/python"))
         .collect();
     found.push("/usr/bin/python3".into());
+    let more = std::env::var_os("MEMTRACE_PYTHONS").unwrap_or_default();
+    found.extend(std::env::split_paths(&more).filter(|path| path.is_absolute()));
     found.retain(|path| path.exists());
     assert!(!found.is_empty(), "no Python is installed");
     found.sort();
@@ -58,20 +60,24 @@ pub(super) fn supported() -> Vec<PathBuf> {
 /// A running program that has said what there is to say, and waits for a line.
 pub(super) struct Program {
     child: Child,
-    input: ChildStdin,
+    /// Kept open: programs end with it.
+    _input: ChildStdin,
     output: BufReader<ChildStdout>,
 }
 
 impl Program {
     pub(super) fn start(interpreter: &Path, text: &str) -> Self {
-        let mut child = Command::new(interpreter)
-            .args(["-c", text])
+        Self::run(Command::new(interpreter).args(["-c", text]))
+    }
+
+    pub(super) fn run(command: &mut Command) -> Self {
+        let mut child = command
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
-            .unwrap_or_else(|error| panic!("{}: {error}", interpreter.display()));
+            .unwrap_or_else(|error| panic!("{command:?}: {error}"));
         Self {
-            input: child.stdin.take().unwrap(),
+            _input: child.stdin.take().unwrap(),
             output: BufReader::new(child.stdout.take().unwrap()),
             child,
         }
@@ -85,11 +91,6 @@ impl Program {
         let mut line = String::new();
         self.output.read_line(&mut line).unwrap();
         line
-    }
-
-    /// Lets it go on.
-    pub(super) fn tell(&mut self) {
-        self.input.write_all(b"\n").unwrap();
     }
 
     pub(super) fn find(&self) -> Result<Runtime, Unfound> {
@@ -128,6 +129,13 @@ pub(super) fn python_of(pid: Pid) -> Option<Mapped> {
                 image,
             })
         })
+}
+
+/// The object of a file that no process maps.
+pub(super) fn object_of(path: &Path) -> Object {
+    let file = std::fs::File::open(path).unwrap();
+    let key = memtrace_common::unwind::FileKey::default();
+    Object::new(crate::ids::ObjectId(1), key, path.to_owned(), Ok(file))
 }
 
 /// What a program says: frames by thread, the innermost first, and states.
