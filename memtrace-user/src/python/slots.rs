@@ -44,6 +44,17 @@ pub(super) struct SlotGuess {
     has_current: bool,
 }
 
+impl Slots {
+    /// With the usual place for the current state, to be verified at each use.
+    pub(super) fn or_current(self, guess: SlotGuess) -> Self {
+        Self {
+            current: guess.current,
+            is_certain: self.is_certain && guess.current == 0,
+            ..self
+        }
+    }
+}
+
 impl SlotGuess {
     /// What the functions that return the states read, if these are in a program, whose thread-local variables are at
     /// fixed distances; else what glibc's first keys and a single thread-local variable come to.

@@ -1,6 +1,8 @@
 //! Oracles: CPython's own `sys._current_frames()`, and what it says of its version.
 
-mod processes;
+mod files;
+mod hostile;
+pub(super) mod processes;
 
 use std::{
     process::Command,
