@@ -43,7 +43,7 @@ fn image() -> PythonImage {
         runtime: RUNTIME,
         code_type: CODE_TYPE,
         dealloc_in_file: Some(0),
-        text: vec![DEALLOC..DEALLOC + 64],
+        text: std::iter::once(DEALLOC..DEALLOC + 64).collect(),
         guess: SlotGuess::default(),
     }
 }
