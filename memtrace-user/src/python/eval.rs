@@ -16,6 +16,10 @@ use crate::unwind::eh_frame::read_eh_frame;
 
 /// Functions of one file whose call frame information is looked at; the largest interpreters have 20 000.
 const MAX_FUNCTIONS: usize = 1 << 20;
+/// Pieces of code that are told apart; a loop branches out of itself to some dozens.
+const MAX_PIECES: usize = 1024;
+/// Bytes of call frame information of one piece that are believed; the largest loop has 4 KiB.
+const MAX_ENTRY: usize = 64 << 10;
 
 /// The main part and the part that was moved away. None when it is not known where the main part ends.
 pub(super) fn ranges(file: File<'_>, main: Place, cold: Option<Place>) -> Option<[EvalRange; 2]> {
@@ -107,6 +111,12 @@ fn described(file: File<'_>, addresses: &[u64]) -> Vec<Described> {
         let Ok(function) = entry.parse(EhFrame::cie_from_offset) else {
             continue;
         };
+        if found.len() == MAX_PIECES {
+            break;
+        }
+        if function.entry_len().max(function.cie().entry_len()) > MAX_ENTRY {
+            continue;
+        }
         let start = function.initial_address().wrapping_sub(file.elf.base);
         let code = start..start.saturating_add(function.len());
         let first = addresses.partition_point(|address| *address < code.start);

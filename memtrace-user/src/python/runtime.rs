@@ -227,7 +227,11 @@ impl<M: Memory> Search<'_, M> {
                 break;
             }
         }
-        let slots = observer.slots(guess);
+        let mut slots = observer.slots(guess);
+        if roster.interpreters > 1 && slots.current == 0 {
+            // The own state may be one of another interpreter than the one that runs.
+            slots = slots.or_current(guess);
+        }
         match slots {
             Slots { own: 0, .. } if observer.threads() < 2 => (guess.slots(), Reach::Untold),
             Slots {

@@ -15,7 +15,7 @@ use memtrace_common::python::Python;
 use super::{
     memory::Memory,
     threads::{ListError, Roster, Thread},
-    walk::{WalkError, walk},
+    walk::{MAX_FRAMES, WalkError, walk},
 };
 
 /// Times that the threads are gone through.
@@ -24,6 +24,8 @@ const ATTEMPTS: usize = 8;
 const PAUSE: Duration = Duration::from_millis(1);
 /// Threads whose frames are walked. Wrong offsets show in the first.
 const MAX_WALKED: usize = 256;
+/// Frames that are looked at in all; threads that are left then pass.
+const MAX_STEPS: usize = 1 << 16;
 /// Largest bytecode that is believed; a frame outside of it has another code object.
 const MAX_BYTECODE: i64 = 1 << 26;
 /// `PyObject.ob_type`
@@ -95,10 +97,14 @@ pub(super) fn run(
         code_type,
         types: HashMap::new(),
         frames: 0,
+        steps: 0,
     };
     let mut passed: HashSet<u64> = HashSet::new();
     let mut fault = Fault::Memory;
     for attempt in 0..ATTEMPTS {
+        if test.steps > MAX_STEPS {
+            break;
+        }
         if attempt > 0 {
             sleep(PAUSE);
         }
@@ -111,7 +117,7 @@ pub(super) fn run(
         };
         let mut failed = None;
         for thread in roster.threads.iter().take(MAX_WALKED) {
-            if passed.contains(&thread.state) {
+            if passed.contains(&thread.state) || test.steps > MAX_STEPS {
                 continue;
             }
             match test.thread(thread) {
@@ -138,12 +144,19 @@ struct Test<'a, M> {
     code_type: u64,
     /// Types of objects, which do not change while a thread is looked at.
     types: HashMap<u64, u64>,
+    /// Frames that have passed.
     frames: usize,
+    /// Frames that were looked at.
+    steps: usize,
 }
 
 impl<M: Memory> Test<'_, M> {
     fn thread(&mut self, thread: &Thread) -> Result<(), Fault> {
-        let stack = walk(self.memory, self.python, thread.state)?;
+        let walked = walk(self.memory, self.python, thread.state);
+        self.steps += walked
+            .as_ref()
+            .map_or(MAX_FRAMES, |stack| stack.frames.len());
+        let stack = walked?;
         self.types.clear();
         for frame in &stack.frames {
             if self.type_of(frame.code)? != self.code_type {

@@ -2,7 +2,7 @@
 //!
 //! Threads keep two words: their own state, always; and the state they run Python with, null while they are without
 //! the GIL (3.12 and newer). Both are thread-local, at distances that depend on the C library, on the order of keys
-//! and on what else is linked. So they are looked for: the distance at which every thread has its own state.
+//! and on what else is linked. So they are looked for: the distance at which the threads have their own states.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
@@ -42,6 +42,17 @@ pub(super) struct SlotGuess {
     current: i32,
     /// Whether there is a word for the current state at all.
     has_current: bool,
+}
+
+impl Slots {
+    /// With the usual place for the current state, to be verified at each use.
+    pub(super) fn or_current(self, guess: SlotGuess) -> Self {
+        Self {
+            current: guess.current,
+            is_certain: self.is_certain && guess.current == 0,
+            ..self
+        }
+    }
 }
 
 impl SlotGuess {
@@ -122,8 +133,7 @@ struct Seen {
 }
 
 impl Observer {
-    /// Looks at every thread once. A thread that ends meanwhile must not count; that is for the caller to see from
-    /// the list of threads afterwards.
+    /// Looks at every thread once.
     pub(super) fn look(&mut self, memory: &impl Memory, threads: &[Thread]) {
         let mut states: HashMap<u64, Vec<u64>> = HashMap::new();
         for thread in threads.iter().filter(|thread| thread.pointer != 0) {
@@ -173,8 +183,10 @@ impl Observer {
 
     /// What the looks so far come to. Nothing that was not seen is known.
     pub(super) fn slots(&self, guess: SlotGuess) -> Slots {
-        let always = self.candidates(|seen| seen.states == self.looks);
-        let sometimes = self.candidates(|seen| seen.states < self.looks && seen.others == 0);
+        let always = self.always();
+        let sometimes = self.candidates(|seen| {
+            !is_most(seen.states, self.looks) && !is_some(seen.others, self.looks)
+        });
         let mut own = best(&always, guess.own);
         let mut current = guess
             .has_current
@@ -192,29 +204,29 @@ impl Observer {
             own = best(&rest, guess.own);
         }
         let agree = |slot: Option<i32>| {
-            slot.is_none_or(|slot| {
-                self.seen
-                    .get(&slot)
-                    .is_some_and(|seen| seen.threads.len() > 1)
-            })
+            slot.and_then(|slot| self.seen.get(&slot))
+                .is_none_or(|seen| seen.threads.len() > 1)
         };
-        let is_current_certain = agree(current) || current == Some(guess.current);
         Slots {
             own: own.unwrap_or(0),
             current: current.unwrap_or(0),
             is_certain: own.is_some()
                 && always.len() == 1
                 && self.threads.len() > 1
-                && is_current_certain,
+                && (agree(current) || current == Some(guess.current)),
         }
     }
 
     /// Whether more looks may tell more: some word was not seen yet, or several could be the same one.
     pub(super) fn is_open(&self, guess: SlotGuess) -> bool {
-        let slots = self.slots(guess);
-        self.looks > 0
-            && (self.candidates(|seen| seen.states == self.looks).len() != 1
-                || (guess.has_current && slots.current == 0))
+        self.always().len() != 1 || (guess.has_current && self.slots(guess).current == 0)
+    }
+
+    /// The distances at which threads have their own state. A thread that begins or ends may be without, so it is
+    /// those that fail least.
+    fn always(&self) -> Vec<i32> {
+        let most = self.seen.values().map(|seen| seen.states).max();
+        self.candidates(|seen| Some(seen.states) == most && is_most(seen.states, self.looks))
     }
 
     fn candidates(&self, fits: impl Fn(&Seen) -> bool) -> Vec<i32> {
@@ -223,6 +235,16 @@ impl Observer {
             .map(|(distance, _)| *distance)
             .collect()
     }
+}
+
+/// Whether so many of all looks are enough for a word that is always there.
+fn is_most(looks: u32, all: u32) -> bool {
+    looks * 4 >= all * 3
+}
+
+/// Whether so many of all looks are too many for what beginning and ending threads show.
+fn is_some(looks: u32, all: u32) -> bool {
+    looks * 8 > all
 }
 
 /// The one that was expected, or else the nearest to the thread pointer: further away lie stacks.

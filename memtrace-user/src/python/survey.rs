@@ -22,12 +22,7 @@ const MAX_OBJECTS: usize = 1024;
 /// One line for each CPython that runs, or one that says that there is none.
 #[must_use]
 pub fn checks() -> Vec<Check> {
-    let mut survey = Survey {
-        store: ObjectStore::new(MAX_OBJECTS),
-        images: HashMap::new(),
-        checks: Vec::new(),
-        left_out: 0,
-    };
+    let mut survey = Survey::new();
     let mut pids: Vec<Pid> = procfs::processes()
         .iter()
         .map(|process| process.pid)
@@ -57,6 +52,15 @@ struct Survey {
 }
 
 impl Survey {
+    fn new() -> Self {
+        Self {
+            store: ObjectStore::new(MAX_OBJECTS),
+            images: HashMap::new(),
+            checks: Vec::new(),
+            left_out: 0,
+        }
+    }
+
     fn look_at(&mut self, pid: Pid) {
         let mappings = maps::read(pid).unwrap_or_default();
         for mapping in mappings.iter().filter(|mapping| mapping.access.execute) {
@@ -94,18 +98,65 @@ fn check(pid: Pid, object: &Object, found: Result<Runtime, Unfound>) -> Check {
     let (verdict, detail) = match found {
         Ok(runtime) if runtime.provisional => (
             Verdict::Ok,
-            format!("{}, just begun: not tested yet", runtime.version),
+            format!("CPython {}: just begun, not tested yet", runtime.version),
         ),
         Ok(runtime) => (
             Verdict::Ok,
-            format!("{}, self-test passed, {}", runtime.version, runtime.reach),
+            format!(
+                "CPython {}: self-test passed, {}",
+                runtime.version, runtime.reach
+            ),
         ),
         Err(unfound) => (Verdict::Degraded, unfound.to_string()),
     };
     Check {
         name: "python",
         verdict,
-        detail: format!("pid {pid}: {detail}  {path}"),
+        detail: format!("pid {pid}, {path}: {detail}"),
         remedy: None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::python::tests::processes::{Program, interpreters, series};
+
+    #[test]
+    fn each_runtime_is_a_line_and_many_are_cut() {
+        let mut survey = Survey::new();
+        let mut programs = Vec::new();
+        for interpreter in interpreters() {
+            let (major, minor) = series(&interpreter);
+            let mut program = Program::start(
+                &interpreter,
+                "import os; os.write(1, b'begun\\n'); os.read(0, 1)",
+            );
+            program.line();
+            survey.look_at(program.pid());
+            let Check {
+                detail, verdict, ..
+            } = survey.checks.last().expect("it has a line");
+            assert!(detail.starts_with(&format!("pid {}, /", program.pid())));
+            let version = format!(": CPython {major}.{minor}.");
+            assert!(detail.contains(&version), "{detail}");
+            let is_supported = (major, minor) >= (3, 8);
+            assert_eq!(*verdict == Verdict::Ok, is_supported, "{detail}");
+            assert_eq!(detail.contains("self-test passed"), is_supported);
+            programs.push(program);
+        }
+        for _ in 0..MAX_LISTED {
+            survey.look_at(programs[0].pid());
+        }
+        assert_eq!(survey.checks.len(), MAX_LISTED);
+        assert_eq!(survey.left_out, programs.len());
+        survey.look_at(Pid(std::process::id()));
+        assert_eq!(survey.left_out, programs.len());
+    }
+
+    #[test]
+    fn a_machine_is_looked_at_as_a_whole() {
+        let checks = checks();
+        assert!(!checks.is_empty() && checks.len() <= MAX_LISTED + 1);
     }
 }

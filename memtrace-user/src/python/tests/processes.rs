@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeMap,
-    io::{BufRead as _, BufReader, Write as _},
+    io::{BufRead as _, BufReader},
     path::{Path, PathBuf},
     process::{Child, ChildStdin, ChildStdout, Command, Stdio},
     sync::Arc,
@@ -19,8 +19,8 @@ use crate::{
     unwind::mappings::bias,
 };
 
-/// The interpreters of this machine: pyenv's and the system's.
-pub(super) fn interpreters() -> Vec<PathBuf> {
+/// The interpreters of this machine: pyenv's, the system's, and those that `MEMTRACE_PYTHONS` lists (a path like `PATH`).
+pub(in crate::python) fn interpreters() -> Vec<PathBuf> {
     let pyenv = std::env::var_os("PYENV_ROOT").map_or_else(
         || Path::new(&std::env::var_os("HOME").unwrap_or_default()).join(".pyenv"),
         PathBuf::from,
@@ -32,6 +32,8 @@ pub(super) fn interpreters() -> Vec<PathBuf> {
         .map(|version| version.unwrap().path().join("bin/python"))
         .collect();
     found.push("/usr/bin/python3".into());
+    let more = std::env::var_os("MEMTRACE_PYTHONS").unwrap_or_default();
+    found.extend(std::env::split_paths(&more).filter(|path| path.is_absolute()));
     found.retain(|path| path.exists());
     assert!(!found.is_empty(), "no Python is installed");
     found.sort();
@@ -39,7 +41,7 @@ pub(super) fn interpreters() -> Vec<PathBuf> {
 }
 
 /// The series of an interpreter, as it says itself.
-pub(super) fn series(interpreter: &Path) -> (u8, u8) {
+pub(in crate::python) fn series(interpreter: &Path) -> (u8, u8) {
     let program = "import sys; print('%d %d' % sys.version_info[:2])";
     let output = Command::new(interpreter).args(["-c", program]).output();
     let text = String::from_utf8(output.unwrap().stdout).unwrap();
@@ -48,7 +50,7 @@ pub(super) fn series(interpreter: &Path) -> (u8, u8) {
 }
 
 /// Interpreters whose frames can be told.
-pub(super) fn supported() -> Vec<PathBuf> {
+pub(in crate::python) fn supported() -> Vec<PathBuf> {
     let mut all = interpreters();
     all.retain(|interpreter| series(interpreter) >= (3, 8));
     assert!(!all.is_empty(), "no Python 3.8 or newer is installed");
@@ -56,43 +58,42 @@ pub(super) fn supported() -> Vec<PathBuf> {
 }
 
 /// A running program that has said what there is to say, and waits for a line.
-pub(super) struct Program {
+pub(in crate::python) struct Program {
     child: Child,
-    input: ChildStdin,
+    /// Kept open: programs end with it.
+    _input: ChildStdin,
     output: BufReader<ChildStdout>,
 }
 
 impl Program {
-    pub(super) fn start(interpreter: &Path, text: &str) -> Self {
-        let mut child = Command::new(interpreter)
-            .args(["-c", text])
+    pub(in crate::python) fn start(interpreter: &Path, text: &str) -> Self {
+        Self::run(Command::new(interpreter).args(["-c", text]))
+    }
+
+    pub(in crate::python) fn run(command: &mut Command) -> Self {
+        let mut child = command
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
-            .unwrap_or_else(|error| panic!("{}: {error}", interpreter.display()));
+            .unwrap_or_else(|error| panic!("{command:?}: {error}"));
         Self {
-            input: child.stdin.take().unwrap(),
+            _input: child.stdin.take().unwrap(),
             output: BufReader::new(child.stdout.take().unwrap()),
             child,
         }
     }
 
-    pub(super) fn pid(&self) -> Pid {
+    pub(in crate::python) fn pid(&self) -> Pid {
         Pid(self.child.id())
     }
 
-    pub(super) fn line(&mut self) -> String {
+    pub(in crate::python) fn line(&mut self) -> String {
         let mut line = String::new();
         self.output.read_line(&mut line).unwrap();
         line
     }
 
-    /// Lets it go on.
-    pub(super) fn tell(&mut self) {
-        self.input.write_all(b"\n").unwrap();
-    }
-
-    pub(super) fn find(&self) -> Result<Runtime, Unfound> {
+    pub(in crate::python) fn find(&self) -> Result<Runtime, Unfound> {
         let python = python_of(self.pid()).expect("it maps a Python");
         find(self.pid(), &python.object, python.bias, &python.image?)
     }
@@ -106,13 +107,13 @@ impl Drop for Program {
 }
 
 /// The Python that a process maps.
-pub(super) struct Mapped {
-    pub(super) object: Arc<Object>,
-    pub(super) bias: u64,
-    pub(super) image: Result<PythonImage, Refusal>,
+pub(in crate::python) struct Mapped {
+    pub(in crate::python) object: Arc<Object>,
+    pub(in crate::python) bias: u64,
+    pub(in crate::python) image: Result<PythonImage, Refusal>,
 }
 
-pub(super) fn python_of(pid: Pid) -> Option<Mapped> {
+pub(in crate::python) fn python_of(pid: Pid) -> Option<Mapped> {
     let mut store = ObjectStore::new(64);
     let mappings = maps::read(pid).unwrap();
     mappings
@@ -130,10 +131,17 @@ pub(super) fn python_of(pid: Pid) -> Option<Mapped> {
         })
 }
 
+/// The object of a file that no process maps.
+pub(in crate::python) fn object_of(path: &Path) -> Object {
+    let file = std::fs::File::open(path).unwrap();
+    let key = memtrace_common::unwind::FileKey::default();
+    Object::new(crate::ids::ObjectId(1), key, path.to_owned(), Ok(file))
+}
+
 /// What a program says: frames by thread, the innermost first, and states.
 #[derive(Debug, serde::Deserialize)]
-pub(super) struct Truth {
-    pub(super) frames: BTreeMap<u64, Vec<(u64, i64)>>,
+pub(in crate::python) struct Truth {
+    pub(in crate::python) frames: BTreeMap<u64, Vec<(u64, i64)>>,
     #[serde(default)]
-    pub(super) states: BTreeMap<u64, u64>,
+    pub(in crate::python) states: BTreeMap<u64, u64>,
 }
