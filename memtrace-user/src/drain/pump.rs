@@ -49,11 +49,11 @@ pub trait Sink: Send + 'static {
     fn answer(&mut self, request: Self::Request, now: Millis);
 }
 
-/// A running drain. Dropping it ends the thread; see [`Drain::finish`] to get the sink back.
+/// A running drain. Dropping it ends the thread.
 #[derive(Debug)]
 pub struct Drain<S: Sink> {
     requests: mpsc::Sender<S::Request>,
-    thread: JoinHandle<S>,
+    _thread: JoinHandle<()>,
 }
 
 impl<S: Sink> Drain<S> {
@@ -72,23 +72,15 @@ impl<S: Sink> Drain<S> {
         let thread = thread::Builder::new()
             .name("drain".into())
             .spawn(move || pump.run(&inbox))?;
-        Ok(Self { requests, thread })
+        Ok(Self {
+            requests,
+            _thread: thread,
+        })
     }
 
     /// Asks the sink. `false` when the thread has ended.
     pub fn request(&self, request: S::Request) -> bool {
         self.requests.send(request).is_ok()
-    }
-
-    /// Delivers what is left in the rings and ends the thread.
-    ///
-    /// # Errors
-    /// When the thread has panicked.
-    pub fn finish(self) -> anyhow::Result<S> {
-        drop(self.requests);
-        self.thread
-            .join()
-            .map_err(|_| anyhow::anyhow!("the drain's thread has panicked"))
     }
 }
 
@@ -100,7 +92,7 @@ struct Pump<S> {
 }
 
 impl<S: Sink> Pump<S> {
-    fn run(mut self, inbox: &mpsc::Receiver<S::Request>) -> S {
+    fn run(mut self, inbox: &mpsc::Receiver<S::Request>) {
         let mut pause = BUSY_PAUSE;
         loop {
             let events = self.round();
@@ -112,10 +104,7 @@ impl<S: Sink> Pump<S> {
                     self.sink.answer(request, now);
                 }
                 Err(RecvTimeoutError::Timeout) => {}
-                Err(RecvTimeoutError::Disconnected) => {
-                    while self.round() == ROUND {}
-                    return self.sink;
-                }
+                Err(RecvTimeoutError::Disconnected) => return,
             }
         }
     }

@@ -2,6 +2,7 @@
 
 use std::{fmt, sync::Arc};
 
+use super::code::{CodeError, CodeObject};
 use crate::ids::Pid;
 
 /// A code object as it was read.
@@ -17,6 +18,24 @@ pub trait CodeName: fmt::Debug + Send + Sync {
 
     /// Bytes that keeping it takes, about.
     fn bytes(&self) -> usize;
+}
+
+impl CodeName for CodeObject {
+    fn function(&self) -> &str {
+        &self.name
+    }
+
+    fn file(&self) -> &str {
+        &self.file
+    }
+
+    fn line(&self, instr: u32) -> Option<u32> {
+        self.frame_line(instr)
+    }
+
+    fn bytes(&self) -> usize {
+        self.size()
+    }
 }
 
 /// Reads code objects of running processes.
@@ -66,6 +85,19 @@ pub enum Gone {
     Damaged,
     /// See [`ReadError::UnknownRuntime`].
     UnknownRuntime,
+}
+
+impl From<CodeError> for ReadError {
+    fn from(error: CodeError) -> Self {
+        match error {
+            CodeError::Unreadable(_) => Self::Fault,
+            CodeError::NotCode
+            | CodeError::Freed
+            | CodeError::Changed
+            | CodeError::Text(_)
+            | CodeError::Layout(_) => Self::Damaged,
+        }
+    }
 }
 
 impl From<ReadError> for Gone {

@@ -51,10 +51,12 @@ pub enum RuntimeFacts {
     /// None that memtrace knows.
     #[default]
     Native,
+    /// Another than CPython; the words say which, and what follows.
+    Other(String),
     /// CPython.
     CPython {
-        /// Its version.
-        version: Version,
+        /// Its version, when it is known.
+        version: Option<Version>,
         /// Whether stacks hold Python frames, or why not.
         stacks: Result<(), String>,
         /// The files that hold the interpreter's own code.
@@ -139,7 +141,7 @@ impl Report {
 /// The files that are an interpreter's own, in whichever process.
 fn runtimes(facts: &[ProcessFacts]) -> HashSet<ObjectId> {
     let objects = facts.iter().map(|facts| match &facts.runtime {
-        RuntimeFacts::Native => &[][..],
+        RuntimeFacts::Native | RuntimeFacts::Other(_) => &[][..],
         RuntimeFacts::CPython { objects, .. } => objects,
     });
     objects.flatten().copied().collect()
@@ -268,11 +270,17 @@ fn runtime(facts: RuntimeFacts) -> Runtime {
             python_stacks: false,
             reason: None,
         },
+        RuntimeFacts::Other(reason) => Runtime {
+            kind: RuntimeKind::Native,
+            version: None,
+            python_stacks: false,
+            reason: Some(reason),
+        },
         RuntimeFacts::CPython {
             version, stacks, ..
         } => Runtime {
             kind: RuntimeKind::Cpython,
-            version: Some(version.to_string()),
+            version: version.map(|version| version.to_string()),
             python_stacks: stacks.is_ok(),
             reason: stacks.err(),
         },

@@ -209,6 +209,7 @@ fn measured() -> Measured {
         self_rss: Bytes(31 << 20),
         target_cpu: Duration::from_millis(12_300),
         target_cost: Duration::from_millis(210),
+        ..Measured::default()
     }
 }
 

@@ -286,12 +286,18 @@ pub struct Losses {
     pub unread_results: u64,
     /// Process notices: no room in their ring.
     pub notices: u64,
+    /// Forks, execs, exits and renames of any process on the machine: the kernel has skipped the probes' program.
+    pub skipped_tracepoints: u64,
+    /// Entries and returns of allocator functions: the kernel has skipped the probes' program.
+    pub skipped_probes: u64,
     /// Records that could not be decoded.
     pub malformed: u64,
     /// Events of processes beyond the limit of processes.
     pub refused_events: u64,
     /// Stacks beyond the limit of stacks.
     pub dropped_stacks: u64,
+    /// Files beyond the limit of objects.
+    pub refused_objects: u64,
 }
 
 fn rfc3339<S: Serializer>(time: &SystemTime, serializer: S) -> Result<S::Ok, S::Error> {

@@ -343,6 +343,8 @@ fn what_is_lost_is_said_by_cause_and_consequence() {
     measured.stats.lost[..8].copy_from_slice(&[0, 1, 2, 3, 4, 5, 6, 7]);
     measured.stats.stacks_lost = 8;
     measured.stats.notices_lost = 1;
+    (measured.skipped_tracepoints, measured.skipped_probes) = (2, 1);
+    measured.refused_objects = 4;
     let snapshot = Snapshot {
         events: 100,
         malformed: 2,
@@ -351,7 +353,7 @@ fn what_is_lost_is_said_by_cause_and_consequence() {
     };
     let trust = fixture::with_processes(Vec::new(), &snapshot, &measured).trust;
     assert_eq!((trust.events, trust.lost_events), (100, 28));
-    insta::assert_snapshot!(trust.lost.causes().join(", "), @"1 allocation, 2 frees, 3 entered reallocs, 4 returned reallocs, 5 forks, 13 program ends, 8 stacks, 1 process notice, 2 malformed records, 3 refused events");
+    insta::assert_snapshot!(trust.lost.causes().join(", "), @"1 allocation, 2 frees, 3 entered reallocs, 4 returned reallocs, 5 forks, 13 program ends, 8 stacks, 1 process notice, 2 skipped tracepoints, 1 skipped probe, 2 malformed records, 3 refused events, 4 unopened files");
     insta::assert_snapshot!(trust.not_known.join("\n"), @r"
     live may be too small by up to 5 blocks (lost allocations)
     up to 9 blocks shown live may be gone (lost frees)
@@ -359,7 +361,10 @@ fn what_is_lost_is_said_by_cause_and_consequence() {
     blocks of 13 ended programs may be shown live
     8 stacks did not arrive; their blocks have no site
     1 process may not be traced (lost notices)
+    2 tracepoints (fork, exec, exit of any process) skipped by the kernel: processes were looked for, not all can be found
+    1 allocator call passed unseen (skipped by the kernel)
     2 records could not be understood
     3 events came from processes beyond the limit; these are not followed
+    4 files beyond the limit of objects: frames there have no names, allocators there are not traced
     ");
 }

@@ -15,6 +15,12 @@ use crate::{ids::Bytes, python::book::BookCounts, resolve::cut_words, snapshot::
 pub struct Measured {
     /// The probes' counters, summed over all CPUs.
     pub stats: Stats,
+    /// Programs of process tracepoints that the kernel has skipped.
+    pub skipped_tracepoints: u64,
+    /// Programs of allocator functions that the kernel has skipped.
+    pub skipped_probes: u64,
+    /// Files beyond the limit of objects.
+    pub refused_objects: u64,
     /// CPU time memtrace has used.
     pub self_cpu: Duration,
     /// Resident memory of memtrace.
@@ -33,7 +39,7 @@ impl Trust {
         processes: &[Process],
     ) -> Self {
         let Measured { stats, .. } = measured;
-        let lost = Losses::of(stats, snapshot);
+        let lost = Losses::of(measured, snapshot);
         let unnamed = unnamed_frames(processes);
         let [target_cpu_s, target_cost_s] =
             [measured.target_cpu, measured.target_cost].map(|time| time.as_secs_f64());
@@ -66,7 +72,8 @@ impl Trust {
 }
 
 impl Losses {
-    fn of(stats: &Stats, snapshot: &Snapshot) -> Self {
+    fn of(measured: &Measured, snapshot: &Snapshot) -> Self {
+        let stats = &measured.stats;
         let lost = |kind: u8| stats.lost[usize::from(kind)];
         Self {
             allocations: lost(event::ALLOC),
@@ -82,9 +89,12 @@ impl Losses {
             unfollowed_calls: stats.threads_full,
             unread_results: stats.result_faults,
             notices: stats.notices_lost,
+            skipped_tracepoints: measured.skipped_tracepoints,
+            skipped_probes: measured.skipped_probes,
             malformed: snapshot.malformed,
             refused_events: snapshot.refused_events,
             dropped_stacks: snapshot.dropped_stacks,
+            refused_objects: measured.refused_objects,
         }
     }
 
@@ -104,9 +114,12 @@ impl Losses {
             count(self.unfollowed_calls, "unfollowed call"),
             count(self.unread_results, "unread result"),
             count(self.notices, "process notice"),
+            count(self.skipped_tracepoints, "skipped tracepoint"),
+            count(self.skipped_probes, "skipped probe"),
             count(self.malformed, "malformed record"),
             count(self.refused_events, "refused event"),
             count(self.dropped_stacks, "dropped stack"),
+            count(self.refused_objects, "unopened file"),
         ]
         .into_iter()
         .flatten()
@@ -145,11 +158,26 @@ impl Losses {
                 "process",
                 "# may not be traced (lost notices)",
             ),
+            (
+                self.skipped_tracepoints,
+                "tracepoint",
+                "# (fork, exec, exit of any process) skipped by the kernel: processes were looked for, not all can be found",
+            ),
+            (
+                self.skipped_probes,
+                "allocator call",
+                "# passed unseen (skipped by the kernel)",
+            ),
             (self.malformed, "record", "# could not be understood"),
             (
                 self.refused_events,
                 "event",
                 "# came from processes beyond the limit; these are not followed",
+            ),
+            (
+                self.refused_objects,
+                "file",
+                "# beyond the limit of objects: frames there have no names, allocators there are not traced",
             ),
         ]
         .into_iter()

@@ -5,9 +5,10 @@
 //! up and counted.
 
 use std::{
+    collections::HashMap,
     io,
     sync::{
-        Arc, Condvar, Mutex, MutexGuard, PoisonError,
+        Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock,
         atomic::{AtomicBool, AtomicU64, Ordering},
         mpsc::{self, RecvTimeoutError, SyncSender, TrySendError},
     },
@@ -19,6 +20,8 @@ use crate::{
     ids::Pid,
     python::{
         book::{BookLimits, CodeBook, Word},
+        code::{CodeLayout, CodeObject},
+        memory::ProcessMemory,
         name::{CodeName, CodeReader, ReadError},
     },
 };
@@ -32,13 +35,32 @@ const BATCH: usize = 256;
 /// Longest pause of the thread. A round ends it at once.
 const IDLE: Duration = Duration::from_secs(1);
 
-/// The reader of a session that knows no runtime.
-#[derive(Debug)]
-pub(super) struct UnknownRuntimes;
+/// How the code objects of each process are read: written by the session, read by the thread.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Layouts(Arc<RwLock<HashMap<Pid, CodeLayout>>>);
 
-impl CodeReader for UnknownRuntimes {
-    fn read(&mut self, _pid: Pid, _addr: u64) -> Result<Arc<dyn CodeName>, ReadError> {
-        Err(ReadError::UnknownRuntime)
+impl Layouts {
+    /// From here on the process's code objects can be read.
+    pub(super) fn insert(&self, pid: Pid, layout: CodeLayout) {
+        let mut layouts = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        layouts.insert(pid, layout);
+    }
+
+    /// The process has ended, or runs another program.
+    pub(super) fn remove(&self, pid: Pid) {
+        let mut layouts = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        layouts.remove(&pid);
+    }
+}
+
+impl CodeReader for Layouts {
+    fn read(&mut self, pid: Pid, addr: u64) -> Result<Arc<dyn CodeName>, ReadError> {
+        let layout = {
+            let layouts = self.0.read().unwrap_or_else(PoisonError::into_inner);
+            *layouts.get(&pid).ok_or(ReadError::UnknownRuntime)?
+        };
+        let code = CodeObject::read(&ProcessMemory(pid), addr, &layout)?;
+        Ok(Arc::new(code))
     }
 }
 

@@ -28,6 +28,8 @@ pub(super) enum Ask {
     },
     /// Nothing more will be heard of a process: it is let go, or its end was lost.
     End(Pid),
+    /// A process runs the program that it has begun as its so-and-so-many-th, and its exec may not have been seen.
+    Exec(Pid, u32),
     /// Ends of Python code objects were lost, none before this time since the session began.
     DistrustCodes {
         /// When none had been lost yet.
@@ -76,6 +78,7 @@ impl Sink for TrackerSink {
                 let _ = answer.send(snapshot);
             }
             Ask::End(pid) => self.tracker.end(pid, now),
+            Ask::Exec(pid, exec_count) => self.tracker.exec(pid, exec_count, now),
             Ask::DistrustCodes { since } => self.tracker.distrust_codes(since),
         }
     }

@@ -96,6 +96,19 @@ impl Tracker {
         self.processes.end(pid, now, &mut self.dictionary);
     }
 
+    /// A process runs the program that it has begun as its `exec_count`-th, which no event may have told of.
+    pub fn exec(&mut self, pid: Pid, exec_count: u32, now: Millis) {
+        let missed = self.processes.exec_count(pid) < exec_count;
+        if missed
+            && self
+                .processes
+                .exec(pid, now, &mut self.dictionary)
+                .is_none()
+        {
+            self.refused_events += 1;
+        }
+    }
+
     /// Applies one event of the ring, in ring order. `now` is the time at which its batch was drained.
     #[inline]
     pub fn apply(&mut self, event: &Event, now: Millis) {

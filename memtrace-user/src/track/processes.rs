@@ -121,6 +121,11 @@ impl Processes {
         self.admit(pid, Space::new(pid, exec_count, now, &self.ledgers))
     }
 
+    /// Programs that `pid` has begun. One that works in another's memory has begun none.
+    pub(super) fn exec_count(&self, pid: Pid) -> u32 {
+        self.running.get(&pid).map_or(0, |space| space.exec_count())
+    }
+
     /// `pid` has ended; its last state is kept.
     pub(super) fn end(&mut self, pid: Pid, now: Millis, dictionary: &mut Dictionary) {
         if let Some(owner) = self.sharing.remove(&pid)

@@ -96,7 +96,7 @@ fn build_python(native: bool) -> Report {
         snapshot: &snapshot,
         facts: &|_| ProcessFacts {
             runtime: RuntimeFacts::CPython {
-                version: Version::from_hex(0x030b_07f0),
+                version: Some(Version::from_hex(0x030b_07f0)),
                 stacks: Ok(()),
                 objects: vec![ObjectId(1)],
             },
