@@ -245,15 +245,6 @@ impl Page {
             Counted(trust.frames, "frame"),
             in_brackets(&unnamed.collect::<Vec<_>>())
         );
-        let python = if trust.python_names + trust.python_names_gone > 0 {
-            format!(
-                "{}, {} gone",
-                Counted(trust.python_names, "Python name"),
-                Count(trust.python_names_gone)
-            )
-        } else {
-            String::new()
-        };
         let own = format!(
             "memtrace used {} CPU, {} resident",
             Seconds(trust.self_cpu_s),
@@ -268,14 +259,8 @@ impl Page {
                 whole: trust.target_cpu_s
             }
         );
-        let parts = [
-            format!("trust: {events}"),
-            stacks,
-            frames,
-            python,
-            own,
-            cost,
-        ];
+        let events = format!("trust: {events}");
+        let parts = [events, stacks, frames, python_names(trust), own, cost];
         let mut lines = self.flow(&parts, 7);
         if !trust.not_known.is_empty() {
             let sentences = trust.not_known.join("; ");
@@ -310,6 +295,18 @@ fn is_worth_telling(process: &Process) -> bool {
         || process.live_blocks > 0
         || process.unknown_frees > 0
         || !process.notes.is_empty()
+}
+
+/// Nothing when there is no Python.
+fn python_names(trust: &Trust) -> String {
+    if trust.python_names + trust.python_names_gone == 0 {
+        return String::new();
+    }
+    format!(
+        "{}, {} gone",
+        Counted(trust.python_names, "Python name"),
+        Count(trust.python_names_gone)
+    )
 }
 
 fn identity(process: &Process) -> Vec<String> {
