@@ -19,7 +19,8 @@ use nix::{
 
 /// Targets of one try. The kernel visits all of them for each probe, which makes the moment longer.
 const TARGETS: usize = 6;
-/// From the first breakpoint that comes or goes to the kill. A breakpoint is seldom left when it comes later.
+/// From the first breakpoint that comes or goes to the kill, one for each try. A breakpoint is seldom left when it comes
+/// later. `MEMTRACE_TEST_RUNS` may say that fewer tries are made.
 const DELAYS_MS: [u64; 5] = [0, 0, 0, 1, 5];
 /// Longest time from the end of memtrace to clean targets: 0.2 s here, 3 s with single probes, more under emulation.
 const HEALED: Duration = Duration::from_secs(30);
@@ -143,8 +144,12 @@ fn kill_at(
 
 fn killed_at_level(level: &str, delays_ms: &[u64]) -> Result<()> {
     let places = probed_places()?;
+    let tries = std::env::var("MEMTRACE_TEST_RUNS")
+        .ok()
+        .and_then(|runs| runs.parse().ok());
+    let tries = tries.unwrap_or(delays_ms.len());
     for moment in [Moment::Attaching, Moment::Detaching] {
-        for delay_ms in delays_ms {
+        for delay_ms in delays_ms.iter().take(tries) {
             let what = || format!("{level}, {moment:?}, {delay_ms} ms");
             let targets = Targets::start(TARGETS, &places)?;
             let mut memtrace = targets.trace(&["--attach-level", level])?.start()?;
