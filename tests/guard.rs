@@ -19,7 +19,8 @@ use nix::{
 
 /// Targets of one try. The kernel visits all of them for each probe, which makes the moment longer.
 const TARGETS: usize = 6;
-/// From the first breakpoint that comes or goes to the kill. A breakpoint is seldom left when it comes later.
+/// From the first breakpoint that comes or goes to the kill, one for each try. A breakpoint is seldom left when it comes
+/// later. `MEMTRACE_TEST_RUNS` may say that fewer tries are made.
 const DELAYS_MS: [u64; 5] = [0, 0, 0, 1, 5];
 /// Longest time from the end of memtrace to clean targets: 0.2 s here, 3 s with single probes, more under emulation.
 const HEALED: Duration = Duration::from_secs(30);
@@ -37,10 +38,13 @@ enum Moment {
 struct Targets {
     workloads: Vec<Workload>,
     libcs: Vec<Text>,
+    /// Where libc will be probed, and the bytes there before.
+    places: Vec<usize>,
+    untouched: Vec<u8>,
 }
 
 impl Targets {
-    fn start(count: usize) -> Result<Self> {
+    fn start(count: usize, places: &[usize]) -> Result<Self> {
         let (mut workloads, mut libcs) = (Vec::new(), Vec::new());
         for _ in 0..count {
             let workload = Workload::of("leak").args(["0", "64", "50"]).start()?;
@@ -48,7 +52,14 @@ impl Targets {
             libcs.push(Text::of(workload.pid(), "libc.so")?);
             workloads.push(workload);
         }
-        Ok(Self { workloads, libcs })
+        let mut targets = Self {
+            workloads,
+            libcs,
+            places: places.to_vec(),
+            untouched: Vec::new(),
+        };
+        targets.untouched = targets.bytes()?;
+        Ok(targets)
     }
 
     fn pids(&self) -> Vec<u32> {
@@ -72,24 +83,18 @@ impl Targets {
         })
     }
 
-    /// Waits until one of these bytes is another one. Spins: the moment after is short.
-    fn wait_change(&self, places: &[usize]) -> Result<()> {
-        let bytes = || -> Result<Vec<u8>> {
-            let of = |libc: &Text| -> Vec<Result<u8>> {
-                places.iter().map(|at| libc.byte(*at)).collect()
-            };
-            self.libcs.iter().flat_map(of).collect()
+    /// The bytes at the places of every libc.
+    fn bytes(&self) -> Result<Vec<u8>> {
+        let of = |libc: &Text| -> Vec<Result<u8>> {
+            self.places.iter().map(|at| libc.byte(*at)).collect()
         };
-        let before = bytes()?;
-        wait::spin("a breakpoint to come or go", || {
-            Ok((bytes()? != before).then_some(()))
-        })
+        self.libcs.iter().flat_map(of).collect()
     }
 }
 
 /// Where libc is probed at all.
 fn probed_places() -> Result<Vec<usize>> {
-    let target = Targets::start(1)?;
+    let target = Targets::start(1, &[])?;
     let memtrace = target.trace(&[])?.start()?;
     memtrace.wait_tracing(&target.pids())?;
     let places = target.libcs[0].changed()?;
@@ -112,19 +117,25 @@ fn kill_guard(memtrace: &Memtrace) -> Result<u32> {
     Ok(guard)
 }
 
-/// Kills memtrace in the middle of its work.
+/// Kills a memtrace that traces or begins to, in the middle of its work: after the first breakpoint that comes or goes.
 fn kill_at(
     memtrace: &mut Memtrace,
     moment: Moment,
     targets: &Targets,
-    places: &[usize],
     delay_ms: u64,
 ) -> Result<()> {
-    if matches!(moment, Moment::Detaching) {
-        memtrace.wait_tracing(&targets.pids())?;
-        memtrace.signal(Signal::SIGINT)?;
-    }
-    targets.wait_change(places)?;
+    let before = match moment {
+        Moment::Attaching => targets.untouched.clone(),
+        Moment::Detaching => {
+            memtrace.wait_tracing(&targets.pids())?;
+            let before = targets.bytes()?;
+            memtrace.signal(Signal::SIGINT)?;
+            before
+        }
+    };
+    wait::spin("a breakpoint to come or go", || {
+        Ok((targets.bytes()? != before).then_some(()))
+    })?;
     thread::sleep(Duration::from_millis(delay_ms));
     memtrace.signal(Signal::SIGKILL)?;
     memtrace.wait_killed()?;
@@ -133,13 +144,17 @@ fn kill_at(
 
 fn killed_at_level(level: &str, delays_ms: &[u64]) -> Result<()> {
     let places = probed_places()?;
+    let tries = std::env::var("MEMTRACE_TEST_RUNS")
+        .ok()
+        .and_then(|runs| runs.parse().ok());
+    let tries = tries.unwrap_or(delays_ms.len());
     for moment in [Moment::Attaching, Moment::Detaching] {
-        for delay_ms in delays_ms {
+        for delay_ms in delays_ms.iter().take(tries) {
             let what = || format!("{level}, {moment:?}, {delay_ms} ms");
-            let targets = Targets::start(TARGETS)?;
+            let targets = Targets::start(TARGETS, &places)?;
             let mut memtrace = targets.trace(&["--attach-level", level])?.start()?;
             let guard = guard_of(&memtrace)?;
-            kill_at(&mut memtrace, moment, &targets, &places, *delay_ms).with_context(what)?;
+            kill_at(&mut memtrace, moment, &targets, *delay_ms).with_context(what)?;
             targets.wait_clean().with_context(what)?;
             wait::within(HEALED, "the end of the guard", || {
                 Ok((!procfs::is_alive(guard)).then_some(()))
@@ -186,10 +201,10 @@ fn what_stays_without_a_guard_goes_with_the_next_trace() -> Result<()> {
     };
     let places = probed_places()?;
     for _ in 0..TRIES {
-        let targets = Targets::start(TARGETS)?;
+        let targets = Targets::start(TARGETS, &places)?;
         let mut memtrace = targets.trace(&[])?.start()?;
         kill_guard(&memtrace)?;
-        kill_at(&mut memtrace, Moment::Detaching, &targets, &places, 0)?;
+        kill_at(&mut memtrace, Moment::Detaching, &targets, 0)?;
         // The kernel's own removal is over: it happens before the end can be seen.
         if targets.changed()? == 0 {
             continue;

@@ -40,8 +40,9 @@ use crate::ids::Pid;
 const MAX_FILES: usize = 4096;
 /// Places in all files together.
 const MAX_POINTS: usize = 1 << 16;
-/// Descriptors of the guard for everything but files: the socket, the healing.
-const OTHER_DESCRIPTORS: usize = 32;
+/// Descriptors of the guard for everything else: the socket, the healing, and files with more places than one packet takes,
+/// which come several times.
+const OTHER_DESCRIPTORS: usize = 64 + MAX_POINTS / MAX_POINTS_AT_ONCE;
 /// How long the guard may take to hear something, and to end when it is told to. It does nothing else; one that takes
 /// longer is stopped.
 const PATIENCE_S: i64 = 1;
@@ -61,7 +62,7 @@ struct Told {
     files: HashMap<(u64, u64), HashSet<u64>>,
     points: usize,
     max_files: usize,
-    /// Files that were too many.
+    /// Attaches to files that were too many.
     left_out: usize,
     /// The guard has ended, or does not answer.
     lost: bool,
@@ -143,7 +144,7 @@ impl Drop for Guard {
     fn drop(&mut self) {
         let told = self.told.get_mut().unwrap_or_else(PoisonError::into_inner);
         if told.left_out > 0 {
-            log::warn!("{} probed files were not guarded", told.left_out);
+            log::warn!("{} attaches were not guarded", told.left_out);
         }
         if told.lost || Message::End.send(self.socket.as_fd()).is_err() {
             return;
@@ -171,8 +172,9 @@ impl Told {
         if is_full || self.points + new.len() > MAX_POINTS {
             if self.left_out == 0 {
                 log::warn!(
-                    "{} files are guarded, which is the limit: when memtrace is killed, others may keep breakpoints",
-                    self.files.len()
+                    "the guard knows {} files with {} places, which is its limit: if memtrace is killed with SIGKILL, others may keep breakpoints",
+                    self.files.len(),
+                    self.points
                 );
             }
             self.left_out += 1;
