@@ -187,7 +187,9 @@ enum Step {
     Free(usize),
     /// The program ends, and another begins.
     End,
-    /// The drain delivers this many records, and tells the time when it has them all.
+    /// The drain begins a round: it notes the time and what is in the ring.
+    BeginRound,
+    /// The drain delivers this many records, and tells the time that it noted when it has all that was there.
     Drain(usize),
     /// The reader begins to read, faults, or ends a read.
     BeginRead,
@@ -202,6 +204,7 @@ fn a_step() -> impl Strategy<Value = Step> {
         4 => (0..ADDRESSES).prop_map(Step::Use),
         2 => (0..ADDRESSES).prop_map(Step::Free),
         1 => Just(Step::End),
+        2 => Just(Step::BeginRound),
         4 => (1..6_usize).prop_map(Step::Drain),
         4 => Just(Step::BeginRead),
         1 => Just(Step::Fault),
@@ -284,14 +287,20 @@ proptest! {
         let mut world = World::default();
         let mut book = CodeBook::new(BookLimits::default());
         let mut reading: Option<(Errand, u32)> = None;
+        let mut round: Option<(Duration, usize)> = None;
         for (now, step) in (1..).map(ms).zip(steps) {
             match step {
+                Step::BeginRound if round.is_none() => round = Some((now, world.ring.len())),
                 Step::Drain(count) => {
                     for _ in 0..count {
                         world.deliver(&mut book);
                     }
-                    if world.ring.is_empty() {
-                        book.drained(now);
+                    if let Some((until, left)) = &mut round {
+                        *left = left.saturating_sub(count);
+                        if *left == 0 {
+                            book.drained(*until);
+                            round = None;
+                        }
                     }
                 }
                 Step::BeginRead if reading.is_none() => {
