@@ -1,7 +1,13 @@
 //! A ring that is too small on purpose: what is lost is counted, exactly, and said.
 
 use anyhow::{Result, ensure};
-use memtrace_tests::{memtrace::Memtrace, privilege, workload::Workload};
+use memtrace_tests::{
+    compare::assert_equal_by_site, memtrace::Memtrace, privilege, workload::Workload,
+};
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
 
 const BLOCKS: u64 = 300_000;
 
@@ -50,6 +56,43 @@ fn what_the_probes_produce_is_consumed_or_counted_as_lost() -> Result<()> {
     ensure!(
         !trust.not_known.is_empty(),
         "what is no longer known is not said"
+    );
+    Ok(())
+}
+
+/// More forks and exits than the notice ring has room for, while memtrace cannot read it. The last child's fork is lost,
+/// and the child is found by its parent.
+#[test]
+fn a_child_whose_notice_is_lost_is_found() -> Result<()> {
+    const CHILDREN: &str = "12000";
+    let Some(_turn) = privilege::turn()? else {
+        return Ok(());
+    };
+    let flood = Workload::of("flood").args([CHILDREN, "500"]).start()?;
+    let memtrace = Memtrace::built()?
+        .pid(flood.pid())
+        .arg("--follow-children")
+        .start()?;
+    memtrace.wait_tracing(&[flood.pid()])?;
+    let tracer = Pid::from_raw(memtrace.pid().cast_signed());
+    kill(tracer, Signal::SIGSTOP)?;
+    flood.go()?;
+    let family = flood.wait_family(2);
+    kill(tracer, Signal::SIGCONT)?;
+    let child = family?[1];
+    memtrace.wait_tracing(&[child])?;
+    flood.go_to(child)?;
+    let told = flood.told_by(child, 0, 0)?;
+    let report = memtrace.final_report()?;
+    assert_equal_by_site(&told, report.process(child)?)?;
+    ensure!(
+        report
+            .trust
+            .not_known
+            .iter()
+            .any(|sentence| sentence.contains("lost notices")),
+        "no notice was lost: {:?}",
+        report.trust.not_known
     );
     Ok(())
 }

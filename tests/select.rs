@@ -1,6 +1,10 @@
 //! Which processes are traced: by id, name, cgroup, family, command; now and later.
 
-use std::{fs, path::PathBuf};
+use std::{
+    fs,
+    path::PathBuf,
+    process::{Command, Stdio},
+};
 
 use anyhow::{Context as _, Result, ensure};
 use memtrace_tests::{
@@ -163,7 +167,9 @@ fn what_is_not_there_yet_is_waited_for() -> Result<()> {
         return Ok(());
     };
     let memtrace = Memtrace::built()?.args(["-c", "mt-later"]).start()?;
-    memtrace.wait_for("that it waits", |line| line.contains("waiting"))?;
+    memtrace.wait_for("that it waits", |line| {
+        line.contains("waiting") && line.contains("--comm mt-later")
+    })?;
     let first = leak("mt-later").start()?;
     memtrace.wait_tracing(&[first.pid()])?;
     let second = leak("mt-later").start()?;
@@ -174,6 +180,31 @@ fn what_is_not_there_yet_is_waited_for() -> Result<()> {
     let report = memtrace.final_report()?;
     told.iter()
         .try_for_each(|told| assert_equal_by_site(told, report.process(told.pid)?))
+}
+
+/// A shell that names itself when it has begun, which no exec tells of.
+#[test]
+fn a_process_that_takes_the_name_is_heard_of() -> Result<()> {
+    let Some(_turn) = privilege::turn()? else {
+        return Ok(());
+    };
+    for form in ["raw", "perf"] {
+        let memtrace = Memtrace::built()?
+            .args(["--comm", "mt-renamed", "--tracepoints", form])
+            .start()?;
+        memtrace.wait_for("that it waits", |line| line.contains("waiting"))?;
+        let mut shell = Command::new("sh")
+            .args(["-c", "printf mt-renamed >/proc/$$/comm; read line"])
+            .stdin(Stdio::piped())
+            .spawn()?;
+        // Traced, or found to have no allocator to trace: that depends on the shell.
+        let name = format!("{} (mt-renamed)", shell.id());
+        let heard = memtrace.wait_for(&name, |line| line.contains(&name));
+        shell.kill()?;
+        shell.wait()?;
+        heard.with_context(|| format!("tracepoints: {form}"))?;
+    }
+    Ok(())
 }
 
 #[test]

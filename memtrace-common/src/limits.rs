@@ -17,7 +17,7 @@ pub const FRAMES_PER_TAIL_CALL: usize = 8;
 /// Tail calls the kernel allows in one run (`MAX_TAIL_CALL_CNT`, include/linux/bpf.h), the first program included.
 pub const MAX_TAIL_CALLS: usize = 33;
 
-/// Scratch slots of one CPU, 3.3 KiB each. A task that is preempted inside a probe keeps its slot while others on the same
+/// Scratch slots of one CPU, 3.6 KiB each. A task that is preempted inside a probe keeps its slot while others on the same
 /// CPU take the next: on a preemptible kernel, with more runnable threads than CPUs that do little but allocate, a good
 /// part of them at once. A call that finds no slot goes without its stack and is counted.
 pub const SCRATCH_SLOTS: u32 = 32;
@@ -27,6 +27,9 @@ pub const THREAD_SLOTS: u32 = 1 << 16;
 
 /// Ids of stacks that are known without a look-up by hash, by their low bits.
 pub const RECENT_STACKS: u32 = 1 << 16;
+
+/// CPythons that are walked at the same time. Processes beyond have native stacks, with the reason.
+pub const MAX_PYTHONS: u32 = 16_384;
 
 /// Binary-search steps among the executable mappings of one process: 2^12 mappings at most.
 pub const MAPPING_SEARCH_STEPS: u32 = 12;

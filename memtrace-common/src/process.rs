@@ -55,8 +55,6 @@ wire! {
         pub task_tgid: u32,
         /// `task_struct.pid`
         pub task_pid: u32,
-        /// `task_struct.comm`
-        pub task_comm: u32,
         /// `task_struct.signal`
         pub task_signal: u32,
         /// `signal_struct.live`: threads that have not begun to exit
@@ -80,6 +78,23 @@ wire! {
         /// `task_struct.thread.fsbase`: the thread pointer
         pub task_fsbase: u32,
         /// Always 0.
-        pub reserved: u32,
+        pub reserved: [u32; 2],
+    }
+}
+
+wire! {
+    /// Offsets inside the records of perf tracepoints on the running kernel, from the events' `format` files. A global of
+    /// the probe object; an offset of 0 means that there is no such field (a record begins with fields that all have).
+    pub struct RecordOffsets (20) {
+        /// `task_newtask`: `pid` of the new task
+        pub newtask_pid: u32,
+        /// `task_newtask`: `clone_flags`
+        pub newtask_flags: u32,
+        /// `sched_process_exec`: `old_pid` of the thread that runs the new program
+        pub exec_old_pid: u32,
+        /// `task_rename`: `pid` of the task
+        pub rename_pid: u32,
+        /// `task_rename`: `newcomm`
+        pub rename_comm: u32,
     }
 }

@@ -11,7 +11,8 @@ use aya_ebpf::{
 };
 use memtrace_common::{
     limits::{self, SCRATCH_SLOTS},
-    process::{KernelOffsets, Process, Thread},
+    process::{KernelOffsets, Process, RecordOffsets, Thread},
+    python::Python,
     stats::Stats,
     unwind::{FileKey, Mapping, Object},
 };
@@ -46,6 +47,11 @@ pub(crate) static THREADS: HashMap<u64, Thread> = HashMap::with_max_entries(65_5
 /// Traced processes, by tgid. Session → probes; forks of followed processes are added by the probes.
 #[map]
 pub(crate) static PROCESSES: HashMap<u32, Process> = HashMap::with_max_entries(16_384, 0);
+
+/// CPythons, each with what leads to its frames. Session → probes; an entry is used by a process and its forked children.
+#[map]
+pub(crate) static PYTHONS: Array<Python> =
+    Array::with_max_entries(limits::MAX_PYTHONS, BPF_F_MMAPABLE);
 
 /// Raised after every change of [`PROCESSES`] but that of a flag: as long as it stands, what was read there holds. Session and
 /// probes write it; 0 only before the session has begun.
@@ -91,7 +97,6 @@ pub(crate) static OFFSETS: Global<KernelOffsets> = Global::new(KernelOffsets {
     task_mm: 0,
     task_tgid: 0,
     task_pid: 0,
-    task_comm: 0,
     task_signal: 0,
     signal_live: 0,
     vma_start: 0,
@@ -103,7 +108,17 @@ pub(crate) static OFFSETS: Global<KernelOffsets> = Global::new(KernelOffsets {
     inode_sb: 0,
     super_dev: 0,
     task_fsbase: 0,
-    reserved: 0,
+    reserved: [0; 2],
+});
+
+/// Where fields lie in the records of perf tracepoints.
+#[unsafe(no_mangle)]
+pub(crate) static RECORDS: Global<RecordOffsets> = Global::new(RecordOffsets {
+    newtask_pid: 0,
+    newtask_flags: 0,
+    exec_old_pid: 0,
+    rename_pid: 0,
+    rename_comm: 0,
 });
 
 /// A request for more bytes than this must fail.

@@ -16,6 +16,7 @@ use std::{
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use memtrace::{
     ids::{Bytes, ObjectId, StackId},
+    python::book::{BookLimits, CodeBook},
     report::{Measured, ProcessFacts, Report, ReportOptions, Sort, Sources},
     resolve::{ResolveOptions, Resolver},
     snapshot::{BlockFilter, ProcessSnapshot, SiteCounts, Snapshot, Stack},
@@ -119,6 +120,7 @@ fn report(criterion: &mut Criterion) {
         snapshot: &snapshot,
         facts: &|_| ProcessFacts::default(),
         objects: &objects,
+        codes: &CodeBook::new(BookLimits::default()),
         measured: &Measured::default(),
         time: UNIX_EPOCH,
         is_final: false,
@@ -130,6 +132,7 @@ fn report(criterion: &mut Criterion) {
         let options = ReportOptions {
             sort: Sort::LiveBytes,
             top,
+            native: false,
             filter: BlockFilter::default(),
         };
         group.bench_function(name, |bencher| {

@@ -41,9 +41,20 @@ id!(
     "{}"
 );
 id!(
-    /// A site on every host: a stable hash of (build id, file offset) of each frame.
+    /// A site on every host: a stable hash of its frames. See `resolve::site`.
     SiteId(u64),
     "{:016x}"
+);
+id!(
+    /// One incarnation of a Python code object: what an address of a process stands for until it is freed. Numbered in the
+    /// order in which they are met, never reused within a run.
+    CodeId(u32),
+    "{}"
+);
+id!(
+    /// What the Python frames of a stack stand for in a process: a [`CodeId`] for each of them.
+    BindingId(u32),
+    "{}"
 );
 id!(
     /// An amount of memory in bytes.
@@ -56,6 +67,22 @@ id!(
     Millis(u32),
     "{} ms"
 );
+
+impl CodeId {
+    /// Stands for a code object that was freed before it was known.
+    pub const FREED: Self = Self(0);
+    /// Stands for a code object for which there was no room.
+    pub const NO_ROOM: Self = Self(1);
+    /// The first number of a code object.
+    pub const FIRST: Self = Self(2);
+}
+
+impl BindingId {
+    /// Not bound: the stack has no Python frames, or came too late.
+    pub const NONE: Self = Self(0);
+    /// Events were lost that may have told of changes.
+    pub const DOUBTED: Self = Self(u32::MAX);
+}
 
 impl From<Duration> for Millis {
     /// Saturates: a session that outlives the type gives its later blocks one common time of birth.

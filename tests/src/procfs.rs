@@ -24,6 +24,18 @@ pub struct Mapping {
     pub path: String,
 }
 
+/// The kernel's version, as far as it orders kernels.
+///
+/// # Errors
+///
+/// Fails when it is not two numbers.
+pub fn kernel() -> Result<(u32, u32)> {
+    let release = fs::read_to_string("/proc/sys/kernel/osrelease")?;
+    let mut numbers = release.split(['.', '-']).map(str::parse);
+    let mut number = || numbers.next().context("a short version");
+    Ok((number()??, number()??))
+}
+
 /// All mappings of a process.
 ///
 /// # Errors
@@ -53,23 +65,79 @@ pub fn parse_mapping(line: &str) -> Option<Mapping> {
     })
 }
 
+/// The executable bytes that a process maps from one file, as they are in its memory.
+#[derive(Debug)]
+pub struct Text {
+    memory: File,
+    mapping: Mapping,
+}
+
+impl Text {
+    /// That of the file whose name begins with `name`.
+    ///
+    /// # Errors
+    ///
+    /// Fails when the process is gone or maps no such file.
+    pub fn of(pid: u32, name: &str) -> Result<Self> {
+        let is_text = |mapping: &Mapping| {
+            mapping.permissions.contains('x')
+                && file_name(&mapping.path).is_some_and(|file| file.starts_with(name))
+        };
+        let mapping = mappings(pid)?
+            .into_iter()
+            .find(is_text)
+            .with_context(|| format!("{pid} maps no `{name}`"))?;
+        let memory = File::open(format!("/proc/{pid}/mem"))?;
+        Ok(Self { memory, mapping })
+    }
+
+    /// All bytes, in address order.
+    ///
+    /// # Errors
+    ///
+    /// Fails when the process is gone.
+    pub fn bytes(&self) -> Result<Vec<u8>> {
+        let mut text = vec![0; usize::try_from(self.mapping.end - self.mapping.start)?];
+        self.memory.read_exact_at(&mut text, self.mapping.start)?;
+        Ok(text)
+    }
+
+    /// The byte at one place.
+    ///
+    /// # Errors
+    ///
+    /// Fails when the process is gone.
+    pub fn byte(&self, at: usize) -> Result<u8> {
+        let mut byte = [0];
+        self.memory
+            .read_exact_at(&mut byte, self.mapping.start + at as u64)?;
+        Ok(byte[0])
+    }
+
+    /// The places where memory and file differ.
+    ///
+    /// # Errors
+    ///
+    /// Fails when the process or the file is gone.
+    pub fn changed(&self) -> Result<Vec<usize>> {
+        let text = self.bytes()?;
+        let mut original = vec![0; text.len()];
+        File::open(&self.mapping.path)?.read_exact_at(&mut original, self.mapping.offset)?;
+        if text == original {
+            return Ok(Vec::new());
+        }
+        let differs = |at: &usize| text[*at] != original[*at];
+        Ok((0..text.len()).filter(differs).collect())
+    }
+}
+
 /// All executable bytes that a process maps from the file whose name begins with `name`, in address order.
 ///
 /// # Errors
 ///
 /// Fails when the process is gone or maps no such file.
 pub fn text_of(pid: u32, name: &str) -> Result<Vec<u8>> {
-    let is_text = |mapping: &Mapping| {
-        mapping.permissions.contains('x')
-            && file_name(&mapping.path).is_some_and(|file| file.starts_with(name))
-    };
-    let mapping = mappings(pid)?
-        .into_iter()
-        .find(is_text)
-        .with_context(|| format!("{pid} maps no `{name}`"))?;
-    let mut text = vec![0; usize::try_from(mapping.end - mapping.start)?];
-    File::open(format!("/proc/{pid}/mem"))?.read_exact_at(&mut text, mapping.start)?;
-    Ok(text)
+    Text::of(pid, name)?.bytes()
 }
 
 fn file_name(path: &str) -> Option<&str> {
@@ -87,16 +155,58 @@ pub fn comm(pid: u32) -> Result<String> {
         .to_owned())
 }
 
+/// The processes that a process has forked and that still run or wait to be reaped.
+///
+/// # Errors
+///
+/// Fails when /proc cannot be read.
+pub fn children(pid: u32) -> Result<Vec<u32>> {
+    let mut children = Vec::new();
+    for entry in fs::read_dir("/proc")? {
+        let name = entry?.file_name();
+        let Some(child) = name.to_str().and_then(|name| name.parse().ok()) else {
+            continue;
+        };
+        if stat(child).is_some_and(|[_, parent, ..]| parent == pid.to_string()) {
+            children.push(child);
+        }
+    }
+    Ok(children)
+}
+
+/// Whether a process is the first of a session of its own.
+///
+/// # Errors
+///
+/// Fails when the process is gone.
+pub fn is_alone(pid: u32) -> Result<bool> {
+    let [.., session] = stat(pid).with_context(|| format!("{pid} is gone"))?;
+    Ok(session == pid.to_string())
+}
+
+/// Whether there is a process, or a zombie of one.
+#[must_use]
+pub fn exists(pid: u32) -> bool {
+    Path::new("/proc").join(pid.to_string()).exists()
+}
+
+/// State, parent, group and session, as `/proc/PID/stat` has them behind the name.
+fn stat(pid: u32) -> Option<[String; 4]> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let (_, rest) = stat.rsplit_once(") ")?;
+    let mut fields = rest.split(' ').map(str::to_owned);
+    Some([
+        fields.next()?,
+        fields.next()?,
+        fields.next()?,
+        fields.next()?,
+    ])
+}
+
 /// Whether a process exists and is not a zombie.
 #[must_use]
 pub fn is_alive(pid: u32) -> bool {
-    fs::read_to_string(format!("/proc/{pid}/stat"))
-        .ok()
-        .and_then(|stat| {
-            stat.rsplit_once(") ")
-                .map(|(_, rest)| !rest.starts_with(['Z', 'X']))
-        })
-        .unwrap_or(false)
+    stat(pid).is_some_and(|[state, ..]| !["Z", "X"].contains(&state.as_str()))
 }
 
 /// CPU time that the threads of a process have used: the first field of schedstat, in nanoseconds.

@@ -17,15 +17,48 @@ pub const PATIENCE: Duration = Duration::from_secs(90);
 /// # Errors
 ///
 /// Fails with `what` when the time is over, and when `ready` fails.
-pub fn until<T>(what: &str, mut ready: impl FnMut() -> Result<Option<T>>) -> Result<T> {
+pub fn until<T>(what: &str, ready: impl FnMut() -> Result<Option<T>>) -> Result<T> {
+    within(PATIENCE, what, ready)
+}
+
+/// Polls until `ready` gives a value, for at most `limit`.
+///
+/// # Errors
+///
+/// Fails with `what` when the time is over, and when `ready` fails.
+pub fn within<T>(
+    limit: Duration,
+    what: &str,
+    ready: impl FnMut() -> Result<Option<T>>,
+) -> Result<T> {
+    poll(limit, Duration::from_millis(5), what, ready)
+}
+
+/// Polls without a pause, for what must be seen at once; for at most [`PATIENCE`].
+///
+/// # Errors
+///
+/// Fails with `what` when the time is over, and when `ready` fails.
+pub fn spin<T>(what: &str, ready: impl FnMut() -> Result<Option<T>>) -> Result<T> {
+    poll(PATIENCE, Duration::ZERO, what, ready)
+}
+
+fn poll<T>(
+    limit: Duration,
+    pause: Duration,
+    what: &str,
+    mut ready: impl FnMut() -> Result<Option<T>>,
+) -> Result<T> {
     let began = Instant::now();
-    while began.elapsed() < PATIENCE {
+    while began.elapsed() < limit {
         if let Some(value) = ready()? {
             return Ok(value);
         }
-        thread::sleep(Duration::from_millis(5));
+        if !pause.is_zero() {
+            thread::sleep(pause);
+        }
     }
-    bail!("{what}: not within {PATIENCE:?}")
+    bail!("{what}: not within {limit:?}")
 }
 
 /// The lines that a process prints, gathered by a thread of their own.

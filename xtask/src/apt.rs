@@ -126,6 +126,11 @@ fn extract(deb: &Path, path: &str, into: &Path) -> Result<()> {
     extracted
 }
 
+/// Base address of the Debian archive that apt is configured with.
+pub(crate) fn mirror() -> Result<String> {
+    Ok(Mirror::configured()?.main)
+}
+
 /// Base addresses of the Debian archive that apt is configured with.
 #[derive(Debug, PartialEq, Eq)]
 struct Mirror {

@@ -9,6 +9,7 @@
 mod apt;
 mod bench;
 mod lint;
+mod pythons;
 mod run;
 mod setup;
 mod shell;

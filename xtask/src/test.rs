@@ -6,7 +6,7 @@ use anyhow::Result;
 use clap::ValueEnum;
 
 use crate::{
-    lint, run, setup, shell,
+    lint, pythons, run, setup, shell,
     tally::{self, Tally},
     vm,
 };
@@ -75,7 +75,11 @@ impl Stage {
 
 /// The default members' own tests.
 fn unit(filter: Option<&str>) -> Result<Tally> {
-    tally::libtest(shell::cargo().args(["test", "--no-fail-fast"]).args(filter))
+    let mut cargo = shell::cargo();
+    if shell::is_root() {
+        cargo.env("MEMTRACE_PYTHONS", pythons::further());
+    }
+    tally::libtest(cargo.args(["test", "--no-fail-fast"]).args(filter))
 }
 
 /// The tests that load probes, run as root with the release binary.
@@ -89,6 +93,7 @@ fn real(filter: Option<&str>) -> Result<Tally> {
     let environment = [
         ("MEMTRACE_BIN", shell::memtrace().into_os_string()),
         ("CI", ci.into()),
+        ("MEMTRACE_PYTHONS", pythons::further().into()),
     ];
     tally::libtest(shell::start_as_root(&mut cargo, &environment))
 }

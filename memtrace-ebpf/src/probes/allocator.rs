@@ -71,6 +71,7 @@ fn on_entry<W: Walker>(ctx: *mut c_void, stats: &mut Stats, cookie: u32) -> u64 
         kind::FREE => on_free(stats, key, regs, cookie),
         kind::MAPS_CHANGED => on_maps_changed(stats, key),
         kind::CALIBRATE => SKIP_RETURN,
+        kind::CODE_FREED => on_code_freed(stats, key, argument(regs, cookie, 0)),
         kind::MALLOC..=kind::PVALLOC | kind::FREE_OUTER | kind::CALIBRATE_RETURN => {
             on_call::<W>(stats, key, regs, cookie)
         }
@@ -231,6 +232,14 @@ fn finished_call(stats: &mut Stats, key: ThreadKey, thread: &Thread, result: u64
         addr,
         stack: 0,
     })
+}
+
+/// Told in the event ring, so that its place among the allocations is known: what comes later and names this address means
+/// another code object.
+#[inline(always)]
+fn on_code_freed(stats: &mut Stats, key: ThreadKey, code: u64) -> u64 {
+    emit_free(stats, key, event::CODE_FREED, code);
+    SKIP_RETURN
 }
 
 #[inline(always)]

@@ -9,6 +9,7 @@
 
 mod intern;
 mod mapping;
+mod python;
 mod row;
 mod scratch;
 mod walk;
@@ -44,6 +45,9 @@ pub(crate) trait Walker {
 #[unsafe(no_mangle)]
 static NEVER: Global<u32> = Global::new(0);
 
+/// Steps of a walk: every frame, and between two loops of an interpreter one that places none.
+const MAX_STEPS: u32 = 2 * MAX_FRAMES as u32;
+
 /// Steps inside `bpf_loop`.
 pub(crate) struct Loop;
 
@@ -68,7 +72,7 @@ impl Walker for Loop {
         // SAFETY: the callback has the form that the helper calls, and the context outlives the call.
         unsafe {
             bpf_loop(
-                MAX_FRAMES as u32 + 1,
+                MAX_STEPS,
                 callback as *mut c_void,
                 (&raw mut context).cast(),
                 0,

@@ -3,14 +3,19 @@
 use memtrace_common::{
     event::Event,
     limits::{MAX_FRAMES, SPARE_FRAMES, STACK_WINDOW},
+    python::Python,
     stack::{self, StackHeader},
     unwind::Mapping,
 };
 
-use super::{mapping, row};
+use super::{
+    mapping,
+    python::{self, Frames},
+    row,
+};
 use crate::{
     emit,
-    maps::PROCESSES,
+    maps::{PROCESSES, PYTHONS},
     read::{self, Registers},
 };
 
@@ -61,6 +66,10 @@ pub(crate) struct Walk {
     count: u32,
     /// Why the walk was cut.
     cut: u32,
+    /// The process's CPython; its `object` is 0 when there is none.
+    pub(super) python: Python,
+    /// Where the walk is in Python's frames.
+    pub(super) frames_of_python: Frames,
     /// A piece of the traced stack, read at once.
     window: [u64; WINDOW_WORDS],
     /// Head of the record; the frames must follow it.
@@ -85,6 +94,7 @@ impl Walk {
         self.exact = 0;
         self.hash = 0;
         self.window_base = 1;
+        self.frames_of_python.begin();
         self.set_count(0);
         self.cut = u32::from(stack::CUT_NONE);
         self.header.cut_addr = 0;
@@ -108,10 +118,16 @@ impl Walk {
         self.former.end = 0;
         self.mapping_base = 0;
         self.mapping_count = 0;
+        self.python.object = 0;
         // SAFETY: the entry is replaced as a whole, never changed in place, but for the flag that is not read here.
         if let Some(process) = unsafe { PROCESSES.get(tgid) } {
             self.mapping_base = process.mapping_base;
             self.mapping_count = process.mapping_count;
+            if process.python != 0
+                && let Some(python) = PYTHONS.get(process.python - 1)
+            {
+                self.python = *python;
+            }
         }
     }
 
@@ -138,11 +154,14 @@ impl Walk {
     /// Places the current frame and moves to its caller. `FIND_VMA`: the kernel has `bpf_find_vma`.
     #[inline(always)]
     pub(crate) fn step<const FIND_VMA: bool>(&mut self) -> Step {
+        if self.frames_of_python.are_next() {
+            return python::step(self);
+        }
         if self.pc == 0 {
             // Threads of some runtimes end in a zeroed return address instead of an undefined one.
             return Step::End;
         }
-        if self.count() >= MAX_FRAMES as u32 {
+        if self.is_full() {
             return self.cut(stack::CUT_DEPTH, self.pc);
         }
         // A return address may be the first byte behind its function.
@@ -154,8 +173,20 @@ impl Walk {
         if let Err(reason) = self.find_mapping::<FIND_VMA>(lookup) {
             return self.cut(reason, self.pc);
         }
-        self.push();
-        row::apply(self, lookup)
+        let rel = self.pc.wrapping_sub(self.mapping.bias) as u32;
+        self.push(stack::frame(self.mapping.object, rel) | self.exact);
+        let in_eval = python::is_eval(self, lookup);
+        let next = row::apply(self, lookup);
+        if in_eval {
+            python::enter(self);
+        }
+        next
+    }
+
+    /// Whether there is no room for another frame.
+    #[inline(always)]
+    pub(super) fn is_full(&self) -> bool {
+        self.count() >= MAX_FRAMES as u32
     }
 
     /// Ends the walk before the stack's end.
@@ -166,11 +197,9 @@ impl Walk {
         Step::End
     }
 
-    /// Appends the current frame.
+    /// Appends a frame word.
     #[inline(always)]
-    fn push(&mut self) {
-        let rel = self.pc.wrapping_sub(self.mapping.bias) as u32;
-        let word = stack::frame(self.mapping.object, rel) | self.exact;
+    pub(super) fn push(&mut self, word: u64) {
         let count = self.count() as usize;
         if count >= MAX_FRAMES {
             return;

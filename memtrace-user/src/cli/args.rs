@@ -12,7 +12,7 @@ use super::values;
 use crate::{
     ids::{Bytes, Pid},
     plan::{Pace, Plan, PlanError, Selection},
-    probe::{AttachLevel, ProbeOptions, Unwinder},
+    probe::{AttachLevel, ProbeOptions, TracepointForm, Unwinder},
     report::{Destination, Format, ReportOptions, Sort},
     resolve::ResolveOptions,
     snapshot::BlockFilter,
@@ -83,6 +83,9 @@ pub struct TraceArgs {
     /// Trace processes in this cgroup and below (repeatable)
     #[arg(long = "cgroup", value_name = "PATH", help_heading = "Selectors")]
     pub cgroups: Vec<PathBuf>,
+    /// Trace every process that runs a CPython, whatever its name
+    #[arg(long, help_heading = "Selectors")]
+    pub python: bool,
     /// Trace every process
     #[arg(long, help_heading = "Selectors")]
     pub all: bool,
@@ -124,6 +127,9 @@ pub struct TraceArgs {
     /// Count only live blocks of at most this size
     #[arg(long, value_name = "SIZE", help_heading = "Reports", value_parser = values::size)]
     pub max_size: Option<Bytes>,
+    /// Show what the interpreter does between Python functions too
+    #[arg(long, help_heading = "Reports")]
+    pub native: bool,
     /// Form of the reports
     #[arg(long, value_enum, default_value_t, help_heading = "Reports")]
     pub format: Format,
@@ -143,6 +149,9 @@ pub struct TraceArgs {
     /// Walk stacks in this way, though the kernel may know a better one
     #[arg(long, value_enum, hide = true)]
     pub unwinder: Option<Unwinder>,
+    /// Hear of processes in this way, though another suits the kernel better
+    #[arg(long, value_enum, hide = true)]
+    pub tracepoints: Option<TracepointForm>,
     /// Size of the event ring
     #[arg(long, value_name = "SIZE", hide = true, value_parser = values::small_size)]
     pub ring_bytes: Option<u32>,
@@ -185,8 +194,10 @@ impl TraceArgs {
             .cgroups
             .iter()
             .map(|path| Rule::Cgroup(in_hierarchy(path)));
+        let python = self.python.then_some(Rule::Python);
         let all = self.all.then_some(Rule::All);
-        pids.chain(comms).chain(cgroups).chain(all).collect()
+        let wide = python.into_iter().chain(all);
+        pids.chain(comms).chain(cgroups).chain(wide).collect()
     }
 
     fn probes(&self, verbosity: log::LevelFilter) -> ProbeOptions {
@@ -196,6 +207,7 @@ impl TraceArgs {
             unwind_rows: self.unwind_rows.unwrap_or(default.unwind_rows),
             level: self.attach_level,
             unwinder: self.unwinder,
+            tracepoints: self.tracepoints,
             watch_all: self.rules().iter().any(Rule::is_open),
             // The probes pay for every line they may say.
             log_level: if self.verbose == 0 {
@@ -215,6 +227,7 @@ impl TraceArgs {
                 (_, Format::Collapsed) | (Some(0), _) => None,
                 (top, _) => top.or(table_top),
             },
+            native: self.native,
             filter: BlockFilter {
                 min_age: self.min_age.unwrap_or_default(),
                 min_size: self.min_size,

@@ -19,6 +19,7 @@ pub use self::args::{Args, TraceArgs, Verb};
 use crate::{
     hint::{self, EXIT_NOT_POSSIBLE, UserError},
     plan::Plan,
+    python::survey,
     system::{Check, System, checks},
 };
 
@@ -57,6 +58,7 @@ fn doctor(features: fn() -> Vec<Check>) -> Result<ExitCode> {
     // Trials would only fail for the reason already found.
     if doctor::can_trace(&all) {
         all.extend(features());
+        all.extend(survey::checks());
     }
     match doctor::render(&all, &mut io::stdout().lock()) {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => return Err(error.into()),

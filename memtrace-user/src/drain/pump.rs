@@ -6,12 +6,14 @@
 
 use std::{
     io,
+    os::fd::AsFd as _,
     sync::mpsc::{self, RecvTimeoutError},
     thread::{self, JoinHandle},
     time::{Duration, Instant},
 };
 
 use memtrace_common::event::Event;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::decode::{self, DecodeError, StackRecord};
 use crate::{ids::Millis, probe::Ring};
@@ -35,6 +37,10 @@ pub trait Sink: Send + 'static {
     /// A stack, never later than the end of the round that brings the first event which carries its id.
     fn stack(&mut self, stack: StackRecord<'_>);
 
+    /// The end of a round. `drained_until` tells a time since the session began before which every event that was recorded
+    /// has been delivered; `None` when more have arrived meanwhile. It asks the kernel, so only who needs it calls it.
+    fn round_ended(&mut self, drained_until: &dyn Fn() -> Option<Duration>);
+
     /// Bytes that are no record.
     fn malformed(&mut self, error: DecodeError);
 
@@ -43,11 +49,11 @@ pub trait Sink: Send + 'static {
     fn answer(&mut self, request: Self::Request, now: Millis);
 }
 
-/// A running drain. Dropping it ends the thread; see [`Drain::finish`] to get the sink back.
+/// A running drain. Dropping it ends the thread.
 #[derive(Debug)]
 pub struct Drain<S: Sink> {
     requests: mpsc::Sender<S::Request>,
-    thread: JoinHandle<S>,
+    _thread: JoinHandle<()>,
 }
 
 impl<S: Sink> Drain<S> {
@@ -66,23 +72,15 @@ impl<S: Sink> Drain<S> {
         let thread = thread::Builder::new()
             .name("drain".into())
             .spawn(move || pump.run(&inbox))?;
-        Ok(Self { requests, thread })
+        Ok(Self {
+            requests,
+            _thread: thread,
+        })
     }
 
     /// Asks the sink. `false` when the thread has ended.
     pub fn request(&self, request: S::Request) -> bool {
         self.requests.send(request).is_ok()
-    }
-
-    /// Delivers what is left in the rings and ends the thread.
-    ///
-    /// # Errors
-    /// When the thread has panicked.
-    pub fn finish(self) -> anyhow::Result<S> {
-        drop(self.requests);
-        self.thread
-            .join()
-            .map_err(|_| anyhow::anyhow!("the drain's thread has panicked"))
     }
 }
 
@@ -94,7 +92,7 @@ struct Pump<S> {
 }
 
 impl<S: Sink> Pump<S> {
-    fn run(mut self, inbox: &mpsc::Receiver<S::Request>) -> S {
+    fn run(mut self, inbox: &mpsc::Receiver<S::Request>) {
         let mut pause = BUSY_PAUSE;
         loop {
             let events = self.round();
@@ -106,10 +104,7 @@ impl<S: Sink> Pump<S> {
                     self.sink.answer(request, now);
                 }
                 Err(RecvTimeoutError::Timeout) => {}
-                Err(RecvTimeoutError::Disconnected) => {
-                    while self.round() == ROUND {}
-                    return self.sink;
-                }
+                Err(RecvTimeoutError::Disconnected) => return,
             }
         }
     }
@@ -117,6 +112,8 @@ impl<S: Sink> Pump<S> {
     /// Empties the rings once, up to [`ROUND`] events; gives their number.
     fn round(&mut self) -> usize {
         let now = self.now();
+        // Before the events as well as after them: most stacks are here when the first event comes that carries their id.
+        self.stacks();
         let mut count = 0;
         while count < ROUND
             && let Some(record) = self.events.next()
@@ -128,19 +125,36 @@ impl<S: Sink> Pump<S> {
             count += 1;
         }
         // After the events: a stack is sent before the first event that carries its id, so it is here by now.
+        self.stacks();
+        let (events, start) = (&self.events, self.start);
+        self.sink.round_ended(&|| {
+            let until = start.elapsed();
+            is_empty(events).then_some(until)
+        });
+        count
+    }
+
+    fn stacks(&mut self) {
         while let Some(record) = self.stacks.next() {
             match decode::stack(&record) {
                 Ok(stack) => self.sink.stack(stack),
                 Err(error) => self.sink.malformed(error),
             }
         }
-        count
     }
 
     /// Milliseconds since the session began; stands still after 49 days.
     fn now(&self) -> Millis {
         Millis(u32::try_from(self.start.elapsed().as_millis()).unwrap_or(u32::MAX))
     }
+}
+
+/// Whether a ring holds nothing, not even a record that is still being written. A record that is being written hides those
+/// behind it, so that [`Ring::next`] finding none does not say this; the kernel's answer compares the two positions
+/// (`ringbuf_map_poll_kern`).
+fn is_empty(ring: &Ring) -> bool {
+    let mut fds = [PollFd::new(ring.as_fd(), PollFlags::POLLIN)];
+    matches!(poll(&mut fds, PollTimeout::ZERO), Ok(0))
 }
 
 /// No pause while rounds are full, a short one while records arrive, twice the last one while none do.

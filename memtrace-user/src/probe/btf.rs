@@ -90,7 +90,6 @@ impl KernelTypes {
             task_mm: self.member("task_struct", "mm")?,
             task_tgid: self.member("task_struct", "tgid")?,
             task_pid: self.member("task_struct", "pid")?,
-            task_comm: self.member("task_struct", "comm")?,
             task_signal: self.member("task_struct", "signal")?,
             signal_live: self.member("signal_struct", "live")?,
             vma_start: self.member("vm_area_struct", "vm_start")?,
@@ -103,7 +102,7 @@ impl KernelTypes {
             super_dev: self.member("super_block", "s_dev")?,
             task_fsbase: self.member("task_struct", "thread")?
                 + self.member("thread_struct", "fsbase")?,
-            reserved: 0,
+            reserved: [0; 2],
         })
     }
 

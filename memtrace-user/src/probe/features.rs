@@ -3,8 +3,10 @@
 use aya::Ebpf;
 
 use super::{
-    AttachLevel, OBJECT, ProbeOptions, Unwinder, attach_tracepoints, btf::KernelTypes, load_form,
-    load_maps,
+    AttachLevel, OBJECT, ProbeOptions, Unwinder,
+    btf::KernelTypes,
+    load_form, load_maps,
+    tracepoint::{Choice, Tracepoints},
 };
 use crate::system::Check;
 
@@ -29,8 +31,14 @@ pub fn checks() -> Vec<Check> {
                 )];
             }
         };
-    let mut ebpf = match load_maps(&ProbeOptions::default(), &types) {
-        Ok(ebpf) => ebpf,
+    let loaded = Choice::make(None).and_then(|choice| {
+        Ok((
+            load_maps(&ProbeOptions::default(), &types, &choice)?,
+            choice,
+        ))
+    });
+    let (mut ebpf, choice) = match loaded {
+        Ok(loaded) => loaded,
         Err(error) => {
             return vec![Check::missing(
                 "ring buffer, maps",
@@ -40,16 +48,26 @@ pub fn checks() -> Vec<Check> {
         }
     };
     let mut checks = vec![Check::ok("ring buffer, maps", "created")];
-    checks.push(tracepoints(&mut ebpf));
-    checks.extend(forms(&types, &mut ebpf));
+    checks.push(tracepoints(&mut ebpf, choice));
+    checks.extend(forms(&types, &ebpf));
     checks
 }
 
-fn tracepoints(ebpf: &mut Ebpf) -> Check {
-    match attach_tracepoints(ebpf) {
-        Ok(()) => Check::ok("process tracepoints", "fork, exec, exit, rename"),
+fn tracepoints(ebpf: &mut Ebpf, choice: Choice) -> Check {
+    const NAME: &str = "process tracepoints";
+    let form = choice.form();
+    match Tracepoints::attach(ebpf, choice) {
+        Ok(Tracepoints {
+            fallback: Some(error),
+            ..
+        }) => Check::degraded(
+            NAME,
+            format!("{form}: this kernel skips one now and then, which is counted; {error:#}"),
+            "run as root, or mount -t tracefs nodev /sys/kernel/tracing",
+        ),
+        Ok(_) => Check::ok(NAME, format!("fork, exec, exit, rename ({form})")),
         Err(error) => Check::missing(
-            "process tracepoints",
+            NAME,
             format!("{error:#}"),
             "CAP_PERFMON and CAP_BPF; a kernel with CONFIG_BPF_EVENTS=y",
         ),
@@ -57,8 +75,8 @@ fn tracepoints(ebpf: &mut Ebpf) -> Check {
 }
 
 /// The ways to attach and to walk, each tried apart from the others.
-fn forms(types: &KernelTypes, ebpf: &mut Ebpf) -> Vec<Check> {
-    let mut works = |level, unwinder| load_form(types, ebpf, level, unwinder).map(drop);
+fn forms(types: &KernelTypes, ebpf: &Ebpf) -> Vec<Check> {
+    let works = |level, unwinder| load_form(types, ebpf, level, unwinder).map(drop);
     let walks_in_loop = works(AttachLevel::Single, Unwinder::Loop);
     let walks_in_calls = works(AttachLevel::Single, Unwinder::TailCall);
     let unwinder = if walks_in_loop.is_ok() {

@@ -137,7 +137,7 @@ fn attach_single(
 }
 
 /// Number of the kernel's `uprobe` perf source, and the bit of its `config` that asks for the return.
-fn uprobe_pmu() -> io::Result<(u32, u32)> {
+pub(super) fn uprobe_pmu() -> io::Result<(u32, u32)> {
     let number = |file: &str, prefix: &str| {
         let text = fs::read_to_string(format!("{UPROBE_PMU}/{file}"))?;
         text.trim().trim_start_matches(prefix).parse().map_err(|_| {

@@ -13,7 +13,7 @@ use aya::{
     sys::SyscallError,
 };
 use memmap2::{MmapMut, MmapOptions};
-use memtrace_common::{kind, process::Process, stats::Stats, unwind};
+use memtrace_common::{kind, process::Process, python::Python, stats::Stats, unwind};
 
 use crate::ids::Pid;
 
@@ -106,6 +106,8 @@ pub struct Arrays {
     pub pages: MappedArray,
     /// Executable mappings of all processes.
     pub mappings: MappedArray,
+    /// CPythons.
+    pub pythons: MappedArray,
 }
 
 /// The tables of processes and objects, and the counters.
@@ -148,6 +150,7 @@ impl Arrays {
             rows: mapped(take(ebpf, "ROWS")?, 8)?,
             pages: mapped(take(ebpf, "PAGES")?, 8)?,
             mappings: mapped(take(ebpf, "MAPPINGS")?, size_of::<unwind::Mapping>())?,
+            pythons: mapped(take(ebpf, "PYTHONS")?, size_of::<Python>())?,
         })
     }
 }

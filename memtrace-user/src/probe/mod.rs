@@ -6,39 +6,42 @@
 mod btf;
 mod calibrate;
 pub mod features;
+mod guard;
 mod link;
 mod maps;
 mod memory;
 mod program;
 mod sys;
 mod text;
+mod tracefs;
+mod tracepoint;
 
 use std::{os::fd::BorrowedFd, sync::Arc};
 
 use anyhow::Context as _;
-use aya::{Ebpf, EbpfLoader, VerifierLogLevel, programs::RawTracePoint};
+use aya::{Ebpf, EbpfLoader, VerifierLogLevel};
 
-use self::{btf::KernelTypes, maps::map_fd as aya_map_fd, program::Programs, text::Text};
+use self::{
+    btf::KernelTypes,
+    maps::map_fd as aya_map_fd,
+    program::Programs,
+    text::Text,
+    tracepoint::{Choice, Tracepoints},
+};
 pub use self::{
     btf::{BtfError, VMLINUX},
     calibrate::Calibration,
+    guard::Guard,
     link::{FileLinks, ProbeSite},
     maps::{Arrays, MappedArray, Maps, Ring, Rings},
     program::{AttachLevel, Unwinder},
     text::TextError,
+    tracepoint::TracepointForm,
 };
 use crate::ids::Pid;
 
 /// The probe object, built by this package's build script.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/memtrace-ebpf"));
-
-/// The tracepoints that tell of processes, with the program for each.
-const TRACEPOINTS: [(&str, &str); 4] = [
-    ("process_fork", "sched_process_fork"),
-    ("process_exec", "sched_process_exec"),
-    ("process_exit", "sched_process_exit"),
-    ("process_rename", "task_rename"),
-];
 
 /// What is decided before the probes are loaded.
 #[derive(Clone, Debug)]
@@ -51,6 +54,8 @@ pub struct ProbeOptions {
     pub level: Option<AttachLevel>,
     /// Only this unwinder; otherwise the best that works.
     pub unwinder: Option<Unwinder>,
+    /// Only this form of the process tracepoints; otherwise the one that suits the kernel.
+    pub tracepoints: Option<TracepointForm>,
     /// Hear of every program that begins, not only of traced processes'.
     pub watch_all: bool,
     /// Most verbose level of the probes' own log (`log::Level` as a number); 0 = silent.
@@ -64,6 +69,7 @@ impl Default for ProbeOptions {
             unwind_rows: 1 << 22,
             level: None,
             unwinder: None,
+            tracepoints: None,
             watch_all: false,
             log_level: 0,
         }
@@ -88,16 +94,39 @@ pub struct Loaded {
 pub struct Probes {
     calibration: Calibration,
     attacher: Attacher,
+    tracepoints: Tracepoints,
     ebpf: Ebpf,
+}
+
+/// How often the kernel has not run a program, because another one had not come to its end on the CPU.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Skipped {
+    /// Programs that tell of processes, for all processes of the machine.
+    pub tracepoints: u64,
+    /// Programs of allocator functions.
+    pub probes: u64,
 }
 
 /// Attaches the loaded programs; may be cloned and used on any thread, because attaching waits for the kernel.
 #[derive(Clone, Debug)]
 pub struct Attacher {
     programs: Arc<Programs>,
+    guard: Option<Arc<Guard>>,
 }
 
 impl Attacher {
+    /// The same, with a guard that is told of everything before it is probed.
+    #[must_use]
+    pub fn guarded_by(self, guard: Option<Arc<Guard>>) -> Self {
+        Self { guard, ..self }
+    }
+
+    /// Who takes the probes out when memtrace cannot.
+    #[must_use]
+    pub fn guard(&self) -> Option<&Guard> {
+        self.guard.as_deref()
+    }
+
     /// How probes are attached.
     #[must_use]
     pub fn level(&self) -> AttachLevel {
@@ -120,6 +149,9 @@ impl Attacher {
         sites: &[ProbeSite],
         pid: Pid,
     ) -> anyhow::Result<FileLinks> {
+        if let Some(guard) = self.guard() {
+            guard.watch(file, sites.iter().map(|site| site.file_off));
+        }
         link::attach(&self.programs, file, sites, pid)
     }
 }
@@ -136,9 +168,10 @@ impl Probes {
             "this memtrace was built without probes (MEMTRACE_SKIP_EBPF=1)"
         );
         let types = KernelTypes::of_running_kernel()?;
-        let mut ebpf = load_maps(options, &types)?;
-        let programs = Arc::new(load_programs(options, &types, &mut ebpf)?);
-        attach_tracepoints(&mut ebpf)?;
+        let choice = Choice::make(options.tracepoints)?;
+        let mut ebpf = load_maps(options, &types, &choice)?;
+        let programs = Arc::new(load_programs(options, &types, &ebpf)?);
+        let tracepoints = Tracepoints::attach(&mut ebpf, choice)?;
         let mut maps = Maps::take(&mut ebpf)?;
         let rings = Rings::take(&mut ebpf)?;
         let arrays = Arrays::take(&mut ebpf)?;
@@ -146,7 +179,12 @@ impl Probes {
         maps.begin_counting()?;
         let probes = Self {
             calibration,
-            attacher: Attacher { programs },
+            // The calibration has probed memtrace alone, whose breakpoints end with it.
+            attacher: Attacher {
+                programs,
+                guard: None,
+            },
+            tracepoints,
             ebpf,
         };
         Ok(Loaded {
@@ -169,6 +207,23 @@ impl Probes {
         &self.attacher
     }
 
+    /// What the kernel has skipped so far.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn skipped(&self) -> anyhow::Result<Skipped> {
+        Ok(Skipped {
+            tracepoints: self.tracepoints.skipped()?,
+            probes: self.attacher.programs.skipped()?,
+        })
+    }
+
+    /// Why the process tracepoints are in a form that this kernel may skip, if they are.
+    #[must_use]
+    pub fn tracepoints_may_be_skipped(&self) -> Option<&anyhow::Error> {
+        self.tracepoints.fallback.as_ref()
+    }
+
     /// The probes' log, to be polled from a tokio task.
     ///
     /// # Errors
@@ -179,8 +234,12 @@ impl Probes {
 }
 
 /// Creates the maps; loads nothing yet.
-fn load_maps(options: &ProbeOptions, types: &KernelTypes) -> anyhow::Result<Ebpf> {
-    let offsets = types.offsets()?;
+fn load_maps(
+    options: &ProbeOptions,
+    types: &KernelTypes,
+    tracepoints: &Choice,
+) -> anyhow::Result<Ebpf> {
+    let (offsets, records) = (types.offsets()?, tracepoints.offsets());
     let watch_all = u32::from(options.watch_all);
     EbpfLoader::new()
         .verifier_log_level(VerifierLogLevel::DISABLE)
@@ -188,6 +247,7 @@ fn load_maps(options: &ProbeOptions, types: &KernelTypes) -> anyhow::Result<Ebpf
         .map_max_entries("ROWS", options.unwind_rows)
         .map_max_entries("PAGES", options.unwind_rows / 4)
         .override_global("OFFSETS", &offsets, true)
+        .override_global("RECORDS", &records, true)
         .override_global("WATCH_ALL", &watch_all, true)
         .override_global("LARGEST_REQUEST", &memory::largest_request(), true)
         .override_global("AYA_LOG_LEVEL", &options.log_level, false)
@@ -199,7 +259,7 @@ fn load_maps(options: &ProbeOptions, types: &KernelTypes) -> anyhow::Result<Ebpf
 fn load_programs(
     options: &ProbeOptions,
     types: &KernelTypes,
-    ebpf: &mut Ebpf,
+    ebpf: &Ebpf,
 ) -> anyhow::Result<Programs> {
     let levels = [
         AttachLevel::Session,
@@ -231,34 +291,15 @@ fn load_programs(
 /// Loads one form and proves on this process that it can be attached.
 fn load_form(
     types: &KernelTypes,
-    ebpf: &mut Ebpf,
+    ebpf: &Ebpf,
     level: AttachLevel,
     unwinder: Unwinder,
 ) -> anyhow::Result<Programs> {
     let text = Text::parse(OBJECT, ebpf)?;
-    let programs = Programs::load(text, types, level, unwinder, |walker| {
-        let map = ebpf
-            .map("TAIL_CALLS")
-            .context("the probe object has no map `TAIL_CALLS`")?;
-        let array = aya_map_fd(map).context("`TAIL_CALLS` is no program array")?;
-        sys::set_program(array, 0, walker).context("failed to set the walking program")
-    })?;
+    let programs = Programs::load(text, types, level, unwinder)?;
     let stats = ebpf
         .map("STATS")
         .context("the probe object has no map `STATS`")?;
     calibrate::try_attach(&programs, || maps::trial_calls(stats))?;
     Ok(programs)
-}
-
-fn attach_tracepoints(ebpf: &mut Ebpf) -> anyhow::Result<()> {
-    for (program, tracepoint) in TRACEPOINTS {
-        let context = || format!("failed to attach to tracepoint `{tracepoint}`");
-        let program: &mut RawTracePoint = ebpf
-            .program_mut(program)
-            .with_context(|| format!("the probe object has no program `{program}`"))?
-            .try_into()?;
-        program.load().with_context(context)?;
-        program.attach(tracepoint).with_context(context)?;
-    }
-    Ok(())
 }

@@ -11,10 +11,12 @@ use std::{
     sync::Mutex,
 };
 
+use anyhow::Context as _;
 use memtrace_common::{cookie, kind};
 
 use super::{
     btf::KernelTypes,
+    sys,
     text::{Replacement, Text, TextError},
 };
 
@@ -91,8 +93,8 @@ pub(super) struct Programs {
     pub(super) level: AttachLevel,
     pub(super) unwinder: Unwinder,
     forms: Forms,
-    /// The program that walks on; the program array refers to it.
-    _walker: Option<OwnedFd>,
+    /// The program that walks on, and the array through which the others call it.
+    _walker: Option<(OwnedFd, OwnedFd)>,
 }
 
 #[derive(Debug)]
@@ -110,20 +112,21 @@ enum Forms {
 }
 
 impl Programs {
-    /// Loads the set `unwinder` at `level`. `set_walker` puts the program that walks on into the program array.
+    /// Loads the set `unwinder` at `level`.
     pub(super) fn load(
         text: Text,
         types: &KernelTypes,
         level: AttachLevel,
         unwinder: Unwinder,
-        set_walker: impl FnOnce(BorrowedFd<'_>) -> anyhow::Result<()>,
     ) -> anyhow::Result<Self> {
         let walker = match unwinder {
             Unwinder::Loop => None,
             Unwinder::TailCall => {
                 let walker = load_walker(&text, level)?;
-                set_walker(walker.as_fd())?;
-                Some(walker)
+                let array = text.tail_calls().try_clone_to_owned()?;
+                sys::set_program(array.as_fd(), 0, walker.as_fd())
+                    .context("failed to set the walking program")?;
+                Some((walker, array))
             }
         };
         let forms = Forms::load(text, types, level, unwinder.program())?;
@@ -149,6 +152,22 @@ impl Programs {
             Forms::Multi { entry, at_return } => Some((entry.as_fd(), at_return.as_fd())),
             _ => None,
         }
+    }
+
+    /// How often the kernel has skipped one of the programs.
+    pub(super) fn skipped(&self) -> anyhow::Result<u64> {
+        let skipped = |program: &OwnedFd| sys::skipped_runs(program.as_fd());
+        let sum: Result<u64, _> = match &self.forms {
+            Forms::Session(program) => skipped(program),
+            Forms::Multi { entry, at_return } => [entry, at_return].into_iter().map(skipped).sum(),
+            Forms::Single { loaded, .. } => loaded
+                .lock()
+                .unwrap_or_else(std::sync::PoisonError::into_inner)
+                .values()
+                .map(skipped)
+                .sum(),
+        };
+        sum.context("failed to read what the kernel has skipped")
     }
 
     /// Calls `use_program` with the program for one cookie and side.

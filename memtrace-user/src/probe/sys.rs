@@ -1,10 +1,10 @@
 //! The system calls of this layer that aya does not make: `bpf(2)` for programs and links with an attach type of our
-//! choice, and `perf_event_open(2)` for single uprobes.
+//! choice, `perf_event_open(2)`, and a file system of our own.
 //!
-//! All unsafe code of the layer but the memory maps stands here.
+//! All unsafe code of the layer but the memory maps and the guard's process stands here.
 
 use std::{
-    ffi::{CString, OsStr},
+    ffi::{CStr, CString, OsStr},
     io,
     os::{
         fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd, RawFd},
@@ -12,16 +12,25 @@ use std::{
     },
 };
 
-use aya_obj::generated::{bpf_attr, bpf_cmd, bpf_insn};
+use aya_obj::generated::{bpf_attr, bpf_cmd, bpf_insn, bpf_prog_info};
 
 use crate::ids::Pid;
 
 /// `BPF_F_UPROBE_MULTI_RETURN` (include/uapi/linux/bpf.h).
 const UPROBE_MULTI_RETURN: u32 = 1;
 
+/// `BPF_MAP_TYPE_PROG_ARRAY`
+const MAP_TYPE_PROG_ARRAY: u32 = 3;
+/// `FSCONFIG_CMD_CREATE` (include/uapi/linux/mount.h)
+const FSCONFIG_CREATE: libc::c_ulong = 6;
+/// `FSOPEN_CLOEXEC` and `FSMOUNT_CLOEXEC`
+const FS_CLOEXEC: libc::c_ulong = 1;
+
 /// `BPF_PROG_TYPE_KPROBE`: the type of every uprobe program.
 const PROGRAM_TYPE_KPROBE: u32 = 2;
 
+/// `PERF_TYPE_TRACEPOINT`
+const PERF_TYPE_TRACEPOINT: u32 = 2;
 /// `PERF_FLAG_FD_CLOEXEC`
 const PERF_FLAG_FD_CLOEXEC: libc::c_ulong = 8;
 /// `PERF_EVENT_IOC_ENABLE`, `_IO('$', 0)`
@@ -41,11 +50,7 @@ fn bpf_fd(command: bpf_cmd, attr: &bpf_attr) -> io::Result<OwnedFd> {
             size_of::<bpf_attr>(),
         )
     };
-    if fd < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    // SAFETY: the call has returned a new descriptor.
-    Ok(unsafe { OwnedFd::from_raw_fd(fd as RawFd) })
+    owned(fd)
 }
 
 /// An attribute of zeroes, which is every command's default.
@@ -100,6 +105,55 @@ pub(super) fn load_btf(btf: &[u8]) -> io::Result<OwnedFd> {
     load.btf = btf.as_ptr() as u64;
     load.btf_size = btf.len() as u32;
     bpf_fd(bpf_cmd::BPF_BTF_LOAD, &attr)
+}
+
+/// Makes a program array with one entry.
+pub(super) fn make_program_array() -> io::Result<OwnedFd> {
+    let mut attr = zeroed_attr();
+    // SAFETY: as above, for `BPF_MAP_CREATE`.
+    let map = unsafe { &mut attr.__bindgen_anon_1 };
+    map.map_type = MAP_TYPE_PROG_ARRAY;
+    (map.key_size, map.value_size, map.max_entries) = (4, 4, 1);
+    bpf_fd(bpf_cmd::BPF_MAP_CREATE, &attr)
+}
+
+/// How often the kernel has not run a program because another run was under way on the CPU (`recursion_misses`); 0 where
+/// it does not count (before 5.12; for perf tracepoints before 6.7).
+pub(super) fn skipped_runs(program: BorrowedFd<'_>) -> io::Result<u64> {
+    // SAFETY: plain integers and arrays of them.
+    let mut info: bpf_prog_info = unsafe { std::mem::zeroed() };
+    let mut attr = zeroed_attr();
+    attr.info.bpf_fd = program.as_raw_fd() as u32;
+    attr.info.info_len = size_of::<bpf_prog_info>() as u32;
+    attr.info.info = std::ptr::from_mut(&mut info) as u64;
+    // SAFETY: attribute and structure live until the call returns, and the attribute says the structure's size.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_bpf,
+            bpf_cmd::BPF_OBJ_GET_INFO_BY_FD as libc::c_int,
+            std::ptr::from_ref(&attr),
+            size_of::<bpf_attr>(),
+        )
+    };
+    if result < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(info.recursion_misses)
+}
+
+/// A mount of a file system without a device that nobody else can see; it ends with its descriptor. Gives its root.
+pub(super) fn mount_privately(file_system: &CStr) -> io::Result<OwnedFd> {
+    let none = std::ptr::null::<u8>();
+    // SAFETY: the name lives until the call returns.
+    let context =
+        owned(unsafe { libc::syscall(libc::SYS_fsopen, file_system.as_ptr(), FS_CLOEXEC) })?;
+    let fd = context.as_raw_fd();
+    // SAFETY: this command takes neither key nor value.
+    if unsafe { libc::syscall(libc::SYS_fsconfig, fd, FSCONFIG_CREATE, none, none, 0) } < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the call takes integers only.
+    owned(unsafe { libc::syscall(libc::SYS_fsmount, fd, FS_CLOEXEC, 0_u32) })
 }
 
 /// Puts a program into a program array.
@@ -199,6 +253,17 @@ struct PerfEventAttr {
     offset: u64,
 }
 
+/// Opens a tracepoint by its number. The processor is a formality: the programs of a tracepoint run on all.
+pub(super) fn open_tracepoint(id: u64) -> io::Result<OwnedFd> {
+    let attr = PerfEventAttr {
+        kind: PERF_TYPE_TRACEPOINT,
+        size: size_of::<PerfEventAttr>() as u32,
+        config: id,
+        ..PerfEventAttr::default()
+    };
+    perf_event_open(&attr, (-1, 0))
+}
+
 /// Opens one uprobe in one process. `pmu` is the number and the return bit of the kernel's `uprobe` source.
 pub(super) fn open_uprobe(
     pmu: (u32, u32),
@@ -216,17 +281,30 @@ pub(super) fn open_uprobe(
         offset,
         ..PerfEventAttr::default()
     };
-    // SAFETY: the attribute and the path live until the call returns, and the attribute says its size.
+    perf_event_open(&attr, (pid.0 as libc::pid_t, -1))
+}
+
+/// `perf_event_open(2)` for a process and a processor, -1 = any. What the attribute points to lives in the caller.
+fn perf_event_open(
+    attr: &PerfEventAttr,
+    (pid, cpu): (libc::pid_t, libc::c_int),
+) -> io::Result<OwnedFd> {
+    // SAFETY: the attribute lives until the call returns and says its size.
     let fd = unsafe {
         libc::syscall(
             libc::SYS_perf_event_open,
-            std::ptr::from_ref(&attr),
-            pid.0 as libc::pid_t,
-            -1 as libc::c_int,
+            std::ptr::from_ref(attr),
+            pid,
+            cpu,
             -1 as libc::c_int,
             PERF_FLAG_FD_CLOEXEC,
         )
     };
+    owned(fd)
+}
+
+/// Takes a descriptor that a system call has returned.
+fn owned(fd: libc::c_long) -> io::Result<OwnedFd> {
     if fd < 0 {
         return Err(io::Error::last_os_error());
     }

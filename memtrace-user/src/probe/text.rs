@@ -7,7 +7,7 @@
 use std::{
     collections::HashSet,
     io,
-    os::fd::{AsFd as _, AsRawFd as _, OwnedFd},
+    os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd},
 };
 
 use aya::Ebpf;
@@ -61,15 +61,20 @@ pub enum TextError {
     },
 }
 
+/// The map that [`Text`] makes anew for every form: the kernel binds a program array to the first kind of program that
+/// names it, and lets no other kind use it.
+const TAIL_CALLS: &str = "TAIL_CALLS";
+
 /// The probe object, maps put in.
 #[derive(Debug)]
 pub(super) struct Text {
     object: Object,
     btf: Option<OwnedFd>,
+    tail_calls: OwnedFd,
 }
 
 impl Text {
-    /// Reads the object and puts the maps in that `ebpf` has created from it.
+    /// Reads the object and puts the maps in: those that `ebpf` has created from it, and a program array of its own.
     pub(super) fn parse(bytes: &[u8], ebpf: &Ebpf) -> Result<Self, TextError> {
         let wrap = |error: Box<dyn std::error::Error + Send + Sync>| TextError::Parse(error);
         let mut object = Object::parse(bytes).map_err(|error| wrap(error.into()))?;
@@ -79,11 +84,15 @@ impl Text {
             .keys()
             .map(|(section, _)| *section)
             .collect();
+        let tail_calls = sys::make_program_array().map_err(|error| wrap(error.into()))?;
         let maps: Vec<_> = object
             .maps
             .iter()
             .filter_map(|(name, map)| {
-                let fd = aya_map_fd(ebpf.map(name)?)?.as_raw_fd();
+                let fd = match name.as_str() {
+                    TAIL_CALLS => tail_calls.as_raw_fd(),
+                    _ => aya_map_fd(ebpf.map(name)?)?.as_raw_fd(),
+                };
                 Some((name.clone(), fd, map.clone()))
             })
             .collect();
@@ -96,7 +105,16 @@ impl Text {
         object
             .relocate_calls(&text_sections)
             .map_err(|error| wrap(error.into()))?;
-        Ok(Self { object, btf })
+        Ok(Self {
+            object,
+            btf,
+            tail_calls,
+        })
+    }
+
+    /// The program array that the programs name. The kernel empties it when its last descriptor is closed.
+    pub(super) fn tail_calls(&self) -> BorrowedFd<'_> {
+        self.tail_calls.as_fd()
     }
 
     /// Loads a program for `attach_type`, its calls replaced.

@@ -209,6 +209,13 @@ impl CodeObject {
         .or(self.first_line)
     }
 
+    /// Bytes that keeping it takes.
+    #[must_use]
+    pub fn size(&self) -> usize {
+        let table = self.table.as_ref().map_or(0, |table| table.len());
+        size_of::<Self>() + self.file.len() + self.name.len() + table
+    }
+
     /// The whole line table. None when it is not known.
     #[must_use]
     pub fn spans(&self) -> Option<Spans<'_>> {

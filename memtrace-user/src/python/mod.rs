@@ -11,9 +11,31 @@
 //! at. Nothing here stops or writes to a process, and nothing that is read is believed: it may change while it is read, or
 //! have been made to mislead.
 
+pub mod book;
 pub mod code;
+mod code_type;
+mod debug_offsets;
+mod eval;
+mod file;
+pub mod image;
 pub mod lines;
 pub mod memory;
+pub mod name;
+mod offsets;
 mod peek;
+pub mod presence;
+mod refusal;
+mod release;
+pub mod runtime;
+pub mod selftest;
+mod slots;
+pub mod survey;
 pub mod text;
+pub mod threads;
 pub mod version;
+pub mod walk;
+
+pub use self::refusal::Refusal;
+
+#[cfg(test)]
+mod tests;

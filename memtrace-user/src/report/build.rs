@@ -5,7 +5,7 @@
 
 use std::{
     cmp::Reverse,
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     time::{Duration, SystemTime},
 };
 
@@ -17,8 +17,12 @@ use super::{
     },
 };
 use crate::{
-    ids::{Bytes, SiteId},
-    resolve::{self, Names, ObjectSource, Resolver, cut_words},
+    ids::{Bytes, ObjectId, SiteId},
+    python::version::Version,
+    resolve::{
+        self, CodeSource, FunctionKind, Names, ObjectSource, Origin, Resolver, cut_words,
+        is_plumbing,
+    },
     snapshot::{BlockFilter, Forgotten, ProcessSnapshot, SiteCounts, Snapshot},
 };
 
@@ -37,6 +41,27 @@ pub struct ProcessFacts {
     pub ended: Option<String>,
     /// What is out of the ordinary about tracing it.
     pub notes: Vec<String>,
+    /// Its language runtime.
+    pub runtime: RuntimeFacts,
+}
+
+/// What the session knows of the language runtime of a process.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum RuntimeFacts {
+    /// None that memtrace knows.
+    #[default]
+    Native,
+    /// Another than CPython; the words say which, and what follows.
+    Other(String),
+    /// CPython.
+    CPython {
+        /// Its version, when it is known.
+        version: Option<Version>,
+        /// Whether stacks hold Python frames, or why not.
+        stacks: Result<(), String>,
+        /// The files that hold the interpreter's own code.
+        objects: Vec<ObjectId>,
+    },
 }
 
 /// What a report is made from.
@@ -52,6 +77,8 @@ pub struct Sources<'a> {
     pub facts: &'a dyn Fn(&ProcessSnapshot) -> ProcessFacts,
     /// The objects that frames lie in.
     pub objects: &'a dyn ObjectSource,
+    /// The code objects of Python frames.
+    pub codes: &'a dyn CodeSource,
     /// What the session measured of itself.
     pub measured: &'a Measured,
     /// Now.
@@ -68,14 +95,27 @@ impl Report {
     #[must_use]
     pub fn build(sources: &Sources<'_>, options: &ReportOptions, resolver: &mut Resolver) -> Self {
         let snapshot = sources.snapshot;
-        let chosen = choose(sources, options, resolver);
+        let facts: Vec<ProcessFacts> = snapshot.processes.iter().map(sources.facts).collect();
+        let runtimes = runtimes(&facts);
+        let origin = Origin {
+            objects: sources.objects,
+            codes: sources.codes,
+            runtimes: &runtimes,
+        };
+        let chosen = choose(snapshot, &origin, options, resolver);
         let shown = chosen.iter().flat_map(|process| &process.sites);
         let stacks =
             shown.filter_map(|site| snapshot.stacks.get(&site.counts.stack).map(AsRef::as_ref));
-        let names = resolver.resolve(stacks, sources.objects);
+        let naming = Naming {
+            names: resolver.resolve(stacks, sources.objects),
+            origin,
+            snapshot,
+            native: options.native,
+        };
         let mut processes: Vec<Process> = chosen
             .into_iter()
-            .map(|chosen| process(chosen, sources, &names))
+            .zip(facts)
+            .map(|(chosen, facts)| process(chosen, facts, &naming))
             .collect();
         processes.sort_by_key(|process| (Reverse(process_key(process, options.sort)), process.pid));
         Self {
@@ -87,10 +127,33 @@ impl Report {
             sort: options.sort,
             filter: filter(&options.filter),
             forgotten: forgotten(&snapshot.forgotten),
-            trust: Trust::of(sources.measured, snapshot, &processes),
+            trust: Trust::of(
+                sources.measured,
+                snapshot,
+                sources.codes.counts(),
+                &processes,
+            ),
             processes,
         }
     }
+}
+
+/// The files that are an interpreter's own, in whichever process.
+fn runtimes(facts: &[ProcessFacts]) -> HashSet<ObjectId> {
+    let objects = facts.iter().map(|facts| match &facts.runtime {
+        RuntimeFacts::Native | RuntimeFacts::Other(_) => &[][..],
+        RuntimeFacts::CPython { objects, .. } => objects,
+    });
+    objects.flatten().copied().collect()
+}
+
+/// What the stacks of chosen sites are named by.
+struct Naming<'a> {
+    names: Names,
+    origin: Origin<'a>,
+    snapshot: &'a Snapshot,
+    /// Whether the interpreter's own frames are shown.
+    native: bool,
 }
 
 /// The sites of a process that will be printed, in their order.
@@ -106,23 +169,18 @@ struct ChosenSite {
 }
 
 fn choose<'a>(
-    sources: &Sources<'a>,
+    snapshot: &'a Snapshot,
+    origin: &Origin<'_>,
     options: &ReportOptions,
     resolver: &mut Resolver,
 ) -> Vec<Chosen<'a>> {
-    let snapshot = sources.snapshot;
     let all = snapshot.processes.iter().flat_map(|process| &process.sites);
-    let stacks = all.map(|site| {
-        (
-            site.stack,
-            snapshot.stacks.get(&site.stack).map(AsRef::as_ref),
-        )
-    });
-    let ids = resolver.site_ids(stacks, sources.objects);
+    let bound = all.map(|site| ((site.stack, site.binding), snapshot.bound(site)));
+    let ids = resolver.site_ids(bound, origin);
     let choose_of = |process: &'a ProcessSnapshot| {
         let mut sites: HashMap<SiteId, ChosenSite> = HashMap::new();
         for &counts in &process.sites {
-            let id = ids[&counts.stack];
+            let id = ids[&(counts.stack, counts.binding)];
             sites
                 .entry(id)
                 .and_modify(|site| add(&mut site.counts, &counts))
@@ -168,13 +226,12 @@ fn process_key(process: &Process, sort: Sort) -> u64 {
     }
 }
 
-fn process(chosen: Chosen<'_>, sources: &Sources<'_>, names: &Names) -> Process {
+fn process(chosen: Chosen<'_>, facts: ProcessFacts, naming: &Naming<'_>) -> Process {
     let Chosen {
         process,
         sites,
         total,
     } = chosen;
-    let facts = (sources.facts)(process);
     Process {
         pid: process.pid,
         comm: facts.comm,
@@ -186,12 +243,7 @@ fn process(chosen: Chosen<'_>, sources: &Sources<'_>, names: &Names) -> Process 
             State::Running
         },
         ended: facts.ended,
-        runtime: Runtime {
-            kind: RuntimeKind::Native,
-            version: None,
-            python_stacks: false,
-            reason: None,
-        },
+        runtime: runtime(facts.runtime),
         rss_bytes: facts.rss,
         live_bytes: process.live_bytes,
         live_blocks: process.live_blocks,
@@ -206,16 +258,39 @@ fn process(chosen: Chosen<'_>, sources: &Sources<'_>, names: &Names) -> Process 
         siteless_blocks: process.siteless_blocks,
         notes: facts.notes,
         sites_total: total,
-        sites: sites
-            .iter()
-            .map(|chosen| site(chosen, sources.snapshot, names))
-            .collect(),
+        sites: sites.iter().map(|chosen| site(chosen, naming)).collect(),
     }
 }
 
-fn site(chosen: &ChosenSite, snapshot: &Snapshot, names: &Names) -> Site {
+fn runtime(facts: RuntimeFacts) -> Runtime {
+    match facts {
+        RuntimeFacts::Native => Runtime {
+            kind: RuntimeKind::Native,
+            version: None,
+            python_stacks: false,
+            reason: None,
+        },
+        RuntimeFacts::Other(reason) => Runtime {
+            kind: RuntimeKind::Native,
+            version: None,
+            python_stacks: false,
+            reason: Some(reason),
+        },
+        RuntimeFacts::CPython {
+            version, stacks, ..
+        } => Runtime {
+            kind: RuntimeKind::Cpython,
+            version: version.map(|version| version.to_string()),
+            python_stacks: stacks.is_ok(),
+            reason: stacks.err(),
+        },
+    }
+}
+
+fn site(chosen: &ChosenSite, naming: &Naming<'_>) -> Site {
     let ChosenSite { id, counts } = chosen;
-    let stack = snapshot.stacks.get(&counts.stack);
+    let bound = naming.snapshot.bound(counts);
+    let stack = bound.map(|bound| bound.stack);
     Site {
         site: *id,
         tier: Tier::Exact,
@@ -226,16 +301,23 @@ fn site(chosen: &ChosenSite, snapshot: &Snapshot, names: &Names) -> Site {
         oldest_s: seconds(counts.oldest),
         cut: stack.map_or(Some(STACK_LOST), |stack| cut_words(stack.cut)),
         cut_addr: stack.map(|stack| stack.cut_addr).filter(|&addr| addr != 0),
-        frames: stack.map_or(Vec::new(), |stack| {
-            names.frames(stack).flat_map(frames).collect()
+        frames: bound.map_or(Vec::new(), |bound| {
+            let frames = naming.names.frames(bound, &naming.origin);
+            frames
+                .flat_map(|frame| functions(frame, naming.native))
+                .collect()
         }),
     }
 }
 
-/// The functions of a frame, innermost first.
-fn frames(frame: resolve::Frame) -> Vec<Frame> {
+/// The functions of a frame that are shown, innermost first.
+fn functions(frame: resolve::Frame, native: bool) -> Vec<Frame> {
+    let folds = frame.is_interpreter && !native;
     let bare = Frame {
-        kind: FrameKind::Native,
+        kind: match frame.kind {
+            FunctionKind::Native => FrameKind::Native,
+            FunctionKind::Python => FrameKind::Python,
+        },
         function: String::new(),
         module: frame.module.as_deref().unwrap_or_default().to_owned(),
         file: None,
@@ -247,6 +329,7 @@ fn frames(frame: resolve::Frame) -> Vec<Frame> {
     match frame.functions {
         Ok(functions) => functions
             .iter()
+            .filter(|function| !folds || !is_plumbing(&function.name))
             .map(|function| Frame {
                 function: function.name.to_string(),
                 file: function.file.as_deref().map(str::to_owned),
@@ -255,6 +338,7 @@ fn frames(frame: resolve::Frame) -> Vec<Frame> {
                 ..bare.clone()
             })
             .collect(),
+        Err(_) if folds => Vec::new(),
         Err(reason) => vec![Frame {
             reason: Some(reason.to_string()),
             ..bare

@@ -1,7 +1,8 @@
 //! `--format collapsed`: one line a site, `comm;outermost;…;innermost value`, as flame graph tools read it.
 //!
 //! The value is what sites are ordered by (live bytes when ordered by age). Sites without value have no line. A cut
-//! stack begins with `[cut: reason]`, so that it does not pass for a short one.
+//! stack begins with `[cut: reason]`, so that it does not pass for a short one. A Python function stands as
+//! `name (file:line)`, or as `<gone>`.
 
 use std::{
     borrow::Cow,
@@ -11,7 +12,7 @@ use std::{
 use super::{
     Render, Report, Sort,
     layout::base_name,
-    model::{Frame, Process, Site},
+    model::{Frame, FrameKind, Process, Site},
 };
 
 /// Writes a report as collapsed stacks.
@@ -57,6 +58,14 @@ fn stack(process: &Process, site: &Site) -> String {
 }
 
 fn name(frame: &Frame) -> String {
+    if frame.kind == FrameKind::Python {
+        let file = frame.file.as_deref().map(base_name);
+        return match (file, frame.line) {
+            (Some(file), Some(line)) => format!("{} ({file}:{line})", frame.function),
+            (Some(file), None) => format!("{} ({file})", frame.function),
+            (None, _) => "<gone>".to_owned(),
+        };
+    }
     if frame.function.is_empty() {
         let module = if frame.module.is_empty() {
             "unknown"

@@ -13,6 +13,7 @@ use super::{
 };
 use crate::{
     ids::{Bytes, Pid, SiteId},
+    python::{book::BookCounts, name::Gone},
     snapshot::Snapshot,
 };
 
@@ -123,6 +124,78 @@ fn server() -> Process {
     process(4711, "server", vec![main, cut, lost])
 }
 
+/// A Python function in `/srv/shop/FILE`.
+pub(super) fn python(function: &str, file: &str, line: u32) -> Frame {
+    Frame {
+        kind: FrameKind::Python,
+        offset: 42,
+        ..frame(
+            function,
+            Some((&format!("/srv/shop/{file}.py"), line)),
+            file,
+            0,
+        )
+    }
+}
+
+/// A Python function whose name could not be read in time.
+pub(super) fn gone() -> Frame {
+    Frame {
+        kind: FrameKind::Python,
+        reason: Some(Gone::Freed.to_string()),
+        ..frame("", None, "", 0)
+    }
+}
+
+/// A service in Python, and one whose Python is not known.
+pub(super) fn python_report() -> Report {
+    let resize = frame(
+        "list_resize",
+        Some(("Objects/listobject.c", 70)),
+        "/usr/bin/python3.11",
+        0x1234,
+    );
+    let handle = python("View.handle.<locals>.render", "views", 42);
+    let main = python("<module>", "__main__", 7);
+    let cache = site(
+        0x1,
+        13_002_342,
+        3201,
+        vec![
+            resize.clone(),
+            python("Cache.insert", "cache", 120),
+            handle,
+            main.clone(),
+        ],
+    );
+    let lost = site(0x2, 4096, 1, vec![gone(), main]);
+    let unnamed = site(0x3, 100, 2, vec![resize, gone()]);
+    let mut service = process(4711, "python3", vec![cache, lost, unnamed]);
+    service.runtime = Runtime {
+        kind: RuntimeKind::Cpython,
+        version: Some("3.11.7".to_owned()),
+        python_stacks: true,
+        reason: None,
+    };
+    let mut other = process(4713, "python3", vec![site(0x4, 8, 1, Vec::new())]);
+    other.runtime = Runtime {
+        kind: RuntimeKind::Cpython,
+        version: Some("3.7".to_owned()),
+        python_stacks: false,
+        reason: Some("no frame offsets for 3.7".to_owned()),
+    };
+    let mut measured = Measured::default();
+    measured.stats.lost[usize::from(event::CODE_FREED)] = 2;
+    let snapshot = Snapshot {
+        unbound_sites: 1,
+        ..Snapshot::default()
+    };
+    let mut report = with_processes(vec![service, other], &snapshot, &measured);
+    report.trust.python_names = 310;
+    report.trust.python_names_gone = 2;
+    report
+}
+
 /// Counters of a trace with losses.
 fn measured() -> Measured {
     let mut stats = Stats::default();
@@ -136,6 +209,7 @@ fn measured() -> Measured {
         self_rss: Bytes(31 << 20),
         target_cpu: Duration::from_millis(12_300),
         target_cost: Duration::from_millis(210),
+        ..Measured::default()
     }
 }
 
@@ -176,7 +250,7 @@ pub(super) fn with_processes(
         sort: Sort::LiveBytes,
         filter: Filter::default(),
         forgotten: Ended::default(),
-        trust: Trust::of(measured, snapshot, &processes),
+        trust: Trust::of(measured, snapshot, BookCounts::default(), &processes),
         processes,
     }
 }

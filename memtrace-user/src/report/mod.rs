@@ -28,7 +28,7 @@ use std::{
 use serde::Serialize;
 
 pub use self::{
-    build::{ProcessFacts, Sources},
+    build::{ProcessFacts, RuntimeFacts, Sources},
     collapsed::Collapsed,
     json::Json,
     model::Report,
@@ -51,6 +51,8 @@ pub struct ReportOptions {
     pub sort: Sort,
     /// Sites of each process; `None` = all.
     pub top: Option<usize>,
+    /// Show the interpreter's own frames in stacks that have Python frames.
+    pub native: bool,
     /// Which live blocks are counted; said in the report, applied by the freeze.
     pub filter: BlockFilter,
 }

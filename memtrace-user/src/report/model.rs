@@ -153,6 +153,8 @@ pub struct Runtime {
 pub enum RuntimeKind {
     /// None: native code.
     Native,
+    /// CPython.
+    Cpython,
 }
 
 /// One distinct stack of a process.
@@ -186,15 +188,17 @@ pub struct Site {
 pub struct Frame {
     /// What kind of code it is.
     pub kind: FrameKind,
-    /// Name; empty when there is none, then `reason` says why.
+    /// Name, of a Python function its qualified one; empty when there is none, then `reason` says why.
     pub function: String,
-    /// Path of the mapped file as the process sees it; empty when unknown.
+    /// Path of the mapped file as the process sees it; empty when unknown. Of a Python function the last part of its
+    /// module's name, guessed from the file.
     pub module: String,
     /// Source file.
     pub file: Option<String>,
     /// Line in it.
     pub line: Option<u32>,
-    /// Program counter (behind the call, as debuggers print it) relative to the module's load base.
+    /// Program counter (behind the call, as debuggers print it) relative to the module's load base; of a Python function the
+    /// instruction's offset in its bytecode.
     pub offset: u64,
     /// The function was inlined into the next one.
     pub inlined: bool,
@@ -208,6 +212,8 @@ pub struct Frame {
 pub enum FrameKind {
     /// Machine code of a mapped file.
     Native,
+    /// A Python function.
+    Python,
 }
 
 /// How far a report can be trusted, and what it cost.
@@ -237,6 +243,10 @@ pub struct Trust {
     pub distinct_stacks: u64,
     /// Frames of this report.
     pub frames: u64,
+    /// Python code objects that have been named.
+    pub python_names: u64,
+    /// Python code objects that will never have a name.
+    pub python_names_gone: u64,
     /// Everything lost, by cause.
     pub lost: Losses,
     /// Cut stacks by reason.
@@ -262,6 +272,10 @@ pub struct Losses {
     pub forks: u64,
     /// Ends of programs (exec, exit): no room in the ring.
     pub ends: u64,
+    /// Ends of Python code objects: no room in the ring.
+    pub code_ends: u64,
+    /// Sites whose Python frames have no names, since their stack was lost on its way or there was no room.
+    pub unbound_sites: u64,
     /// Stacks: no room in their ring; sent when they are met again.
     pub stacks: u64,
     /// Stacks that could not be walked: scratch memory busy.
@@ -272,12 +286,18 @@ pub struct Losses {
     pub unread_results: u64,
     /// Process notices: no room in their ring.
     pub notices: u64,
+    /// Forks, execs, exits and renames of any process on the machine: the kernel has skipped the probes' program.
+    pub skipped_tracepoints: u64,
+    /// Entries and returns of allocator functions: the kernel has skipped the probes' program.
+    pub skipped_probes: u64,
     /// Records that could not be decoded.
     pub malformed: u64,
     /// Events of processes beyond the limit of processes.
     pub refused_events: u64,
     /// Stacks beyond the limit of stacks.
     pub dropped_stacks: u64,
+    /// Files beyond the limit of objects.
+    pub refused_objects: u64,
 }
 
 fn rfc3339<S: Serializer>(time: &SystemTime, serializer: S) -> Result<S::Ok, S::Error> {

@@ -2,7 +2,7 @@
 
 use super::{
     layout::{base_name, hard_wrap, last_parts, printable, shorten, width},
-    model::Frame,
+    model::{Frame, FrameKind},
 };
 
 /// A name is shortened to no less than this before the place of its code gives way.
@@ -14,6 +14,8 @@ const MAX_PADDING: usize = 64;
 /// Between name and place, and between place and module.
 const GAP: &str = "  ";
 const INLINED: &str = " (inlined)";
+/// Stands for a Python function whose name could not be read in time.
+const GONE: &str = "<gone>";
 
 /// The column of names in a stack, which ends where the longest place needs it.
 #[derive(Clone, Copy)]
@@ -27,7 +29,8 @@ struct NameColumn {
 /// The lines of a stack. `room`: columns of a line.
 pub(super) fn stack(frames: &[Frame], room: usize) -> Vec<String> {
     let rows: Vec<Row> = frames.iter().map(|frame| Row::of(frame, room)).collect();
-    let beside = || rows.iter().filter(|row| row.stands_beside(room));
+    let has_place = |row: &&Row| !row.place.is_empty() && row.stands_beside(room);
+    let beside = || rows.iter().filter(has_place);
     let limit = beside()
         .map(|row| row.name_room(room))
         .min()
@@ -53,6 +56,7 @@ struct Row {
 impl Row {
     fn of(frame: &Frame, room: usize) -> Self {
         let name = match &frame.reason {
+            Some(reason) if frame.kind == FrameKind::Python => format!("{GONE} [{reason}]"),
             Some(reason) => format!("[{reason}]"),
             None => frame.function.clone(),
         };
@@ -73,6 +77,9 @@ impl Row {
 
     /// The row's lines.
     fn lines(&self, names: NameColumn, room: usize) -> Vec<String> {
+        if self.place.is_empty() {
+            return vec![self.name(room)];
+        }
         if !self.stands_beside(room) {
             let name = self.name(room);
             let place = hard_wrap(&self.place, room).into_iter().map(str::to_owned);
@@ -101,6 +108,9 @@ impl Row {
 
 /// Ways to say where the code is, the fullest first. The last is the one that must not be shortened.
 fn places(frame: &Frame) -> Vec<String> {
+    if frame.kind == FrameKind::Python {
+        return python_places(frame);
+    }
     let module = if frame.module.is_empty() {
         "unknown"
     } else {
@@ -117,6 +127,30 @@ fn places(frame: &Frame) -> Vec<String> {
         .into();
     places.push(place(1));
     places
+}
+
+/// A Python function's module is its file.
+fn python_places(frame: &Frame) -> Vec<String> {
+    let Some(file) = frame.file.as_deref().map(printable) else {
+        return vec![String::new()];
+    };
+    let line = frame.line.map_or(String::new(), |line| format!(":{line}"));
+    [3, 2, 1]
+        .map(|parts| format!("({}{line})", last_parts(&file, parts)))
+        .into()
+}
+
+/// Where the service's own code allocates, and in which function: `cache.py:42 Cache.insert`. `None` in a stack without
+/// Python frames that have a name.
+pub(super) fn headline(frames: &[Frame]) -> Option<String> {
+    let innermost = frames
+        .iter()
+        .find(|frame| frame.kind == FrameKind::Python && frame.file.is_some())?;
+    let file = innermost.file.as_deref().map(base_name)?;
+    let line = innermost
+        .line
+        .map_or(String::new(), |line| format!(":{line}"));
+    Some(printable(&format!("{file}{line} {}", innermost.function)))
 }
 
 #[cfg(test)]

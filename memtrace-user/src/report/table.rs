@@ -2,7 +2,9 @@
 //!
 //! Every process has a head and its sites, every site its full stack, one function a line: name, `file:line` and
 //! module. Lines fit the width: file paths keep their last three parts or fewer, long names are shortened in the middle;
-//! `file:line` is never shortened: when nothing else helps it gets lines of its own. Nothing is hidden from a stack.
+//! `file:line` is never shortened: when nothing else helps it gets lines of its own. Nothing is hidden from a stack but, in
+//! one that has Python frames, what the interpreter does to run them; a site of such a stack is headed by the innermost
+//! Python function.
 //!
 //! A live report also fits the height: it is cut where the screen ends, with the trust line still under it.
 
@@ -14,7 +16,7 @@ use std::{
 use super::{
     Render, Report, Sort,
     layout::{Indent, base_name, first_columns, flow, printable},
-    model::{Ended, Filter, Process, Site, State, Trust},
+    model::{Ended, Filter, Process, Runtime, RuntimeKind, Site, State, Trust},
     row,
     units::{Age, Count, Counted, Seconds, Share, Size},
 };
@@ -178,8 +180,15 @@ impl Page {
         );
         let number = number.to_string();
         let indent = RANK_WIDTH.saturating_sub(number.len());
-        let rank = format!("{number}  {live}");
-        let parts = [rank, oldest, allocated, format!("site {}", site.site)];
+        let parts = match row::headline(&site.frames) {
+            Some(place) => [format!("{number}  {place}"), live].to_vec(),
+            None => [format!("{number}  {live}")].to_vec(),
+        };
+        let parts = [
+            parts,
+            vec![oldest, allocated, format!("site {}", site.site)],
+        ]
+        .concat();
         let mut lines = self.flow_from(&parts, indent, FRAME_INDENT);
         lines.extend(self.stack(site));
         if let Some(reason) = site.cut {
@@ -250,7 +259,9 @@ impl Page {
                 whole: trust.target_cpu_s
             }
         );
-        let mut lines = self.flow(&[format!("trust: {events}"), stacks, frames, own, cost], 7);
+        let events = format!("trust: {events}");
+        let parts = [events, stacks, frames, python_names(trust), own, cost];
+        let mut lines = self.flow(&parts, 7);
         if !trust.not_known.is_empty() {
             let sentences = trust.not_known.join("; ");
             lines.extend(self.flow(&[format!("no longer known: {sentences}")], 7));
@@ -286,6 +297,18 @@ fn is_worth_telling(process: &Process) -> bool {
         || !process.notes.is_empty()
 }
 
+/// Nothing when there is no Python.
+fn python_names(trust: &Trust) -> String {
+    if trust.python_names + trust.python_names_gone == 0 {
+        return String::new();
+    }
+    format!(
+        "{}, {} gone",
+        Counted(trust.python_names, "Python name"),
+        Count(trust.python_names_gone)
+    )
+}
+
 fn identity(process: &Process) -> Vec<String> {
     let state = match (process.state, &process.ended) {
         (_, Some(ended)) => printable(ended),
@@ -301,7 +324,23 @@ fn identity(process: &Process) -> Vec<String> {
         format!("{}  pid {}", printable(name), process.pid),
         state,
         printable(&process.exe),
+        runtime(&process.runtime),
     ]
+}
+
+fn runtime(runtime: &Runtime) -> String {
+    let version = runtime.version.as_deref().unwrap_or_default();
+    match (runtime.kind, &runtime.reason) {
+        (RuntimeKind::Native, _) => String::new(),
+        (RuntimeKind::Cpython, None) if runtime.python_stacks => {
+            format!("CPython {version}, Python stacks")
+        }
+        (RuntimeKind::Cpython, reason) => {
+            let reason = reason.as_deref().map(printable);
+            let because = reason.map_or(String::new(), |reason| format!(": {reason}"));
+            format!("CPython {version}, native stacks only{because}")
+        }
+    }
 }
 
 fn totals(process: &Process) -> Vec<String> {

@@ -1,5 +1,7 @@
 //! Every format of one made-up trace, and the building of reports from snapshots.
 
+mod python;
+
 use std::{
     collections::HashMap,
     fs::File,
@@ -15,11 +17,12 @@ use serde_json::Value;
 use super::{
     fixture,
     layout::width,
-    model::{Frame, State},
+    model::{Frame, FrameKind, State},
     *,
 };
 use crate::{
-    ids::{Bytes, ObjectId, Pid, StackId},
+    ids::{BindingId, Bytes, ObjectId, Pid, StackId},
+    python::book::{BookLimits, CodeBook},
     resolve::{ResolveOptions, Resolver},
     snapshot::{ProcessSnapshot, SiteCounts, Snapshot, Stack},
     target::object::Object,
@@ -140,8 +143,10 @@ fn any_frame() -> impl Strategy<Value = Frame> {
         "(/[a-z.]{1,9}){1,4}",
         any::<u32>(),
         any::<bool>(),
+        prop::sample::select(vec![FrameKind::Native, FrameKind::Python]),
     )
-        .prop_map(|(function, file, module, offset, inlined)| Frame {
+        .prop_map(|(function, file, module, offset, inlined, kind)| Frame {
+            kind,
             inlined,
             ..fixture::frame(
                 &function,
@@ -205,6 +210,7 @@ fn snapshot() -> (Snapshot, HashMap<ObjectId, Arc<Object>>) {
     };
     let site = |stack, bytes, oldest| SiteCounts {
         stack: StackId(stack),
+        binding: BindingId::NONE,
         live_bytes: Bytes(bytes),
         live_blocks: 1,
         allocated_bytes: Bytes(1000 - bytes),
@@ -233,6 +239,11 @@ fn snapshot() -> (Snapshot, HashMap<ObjectId, Arc<Object>>) {
     (snapshot, HashMap::from([object(1), object(2)]))
 }
 
+/// A book in which nothing is written.
+fn codes() -> CodeBook {
+    CodeBook::new(BookLimits::default())
+}
+
 fn build(options: &ReportOptions) -> Report {
     let (snapshot, objects) = snapshot();
     let sources = Sources {
@@ -242,6 +253,7 @@ fn build(options: &ReportOptions) -> Report {
             ..ProcessFacts::default()
         },
         objects: &objects,
+        codes: &codes(),
         measured: &Measured::default(),
         time: UNIX_EPOCH,
         is_final: false,
@@ -257,6 +269,7 @@ fn options(sort: Sort, top: Option<usize>) -> ReportOptions {
     ReportOptions {
         sort,
         top,
+        native: false,
         filter: BlockFilter::default(),
     }
 }
@@ -330,6 +343,8 @@ fn what_is_lost_is_said_by_cause_and_consequence() {
     measured.stats.lost[..8].copy_from_slice(&[0, 1, 2, 3, 4, 5, 6, 7]);
     measured.stats.stacks_lost = 8;
     measured.stats.notices_lost = 1;
+    (measured.skipped_tracepoints, measured.skipped_probes) = (2, 1);
+    measured.refused_objects = 4;
     let snapshot = Snapshot {
         events: 100,
         malformed: 2,
@@ -338,7 +353,7 @@ fn what_is_lost_is_said_by_cause_and_consequence() {
     };
     let trust = fixture::with_processes(Vec::new(), &snapshot, &measured).trust;
     assert_eq!((trust.events, trust.lost_events), (100, 28));
-    insta::assert_snapshot!(trust.lost.causes().join(", "), @"1 allocation, 2 frees, 3 entered reallocs, 4 returned reallocs, 5 forks, 13 program ends, 8 stacks, 1 process notice, 2 malformed records, 3 refused events");
+    insta::assert_snapshot!(trust.lost.causes().join(", "), @"1 allocation, 2 frees, 3 entered reallocs, 4 returned reallocs, 5 forks, 13 program ends, 8 stacks, 1 process notice, 2 skipped tracepoints, 1 skipped probe, 2 malformed records, 3 refused events, 4 unopened files");
     insta::assert_snapshot!(trust.not_known.join("\n"), @r"
     live may be too small by up to 5 blocks (lost allocations)
     up to 9 blocks shown live may be gone (lost frees)
@@ -346,7 +361,10 @@ fn what_is_lost_is_said_by_cause_and_consequence() {
     blocks of 13 ended programs may be shown live
     8 stacks did not arrive; their blocks have no site
     1 process may not be traced (lost notices)
+    2 tracepoints (fork, exec, exit of any process) skipped by the kernel: processes were looked for, not all can be found
+    1 allocator call passed unseen (skipped by the kernel)
     2 records could not be understood
     3 events came from processes beyond the limit; these are not followed
+    4 files beyond the limit of objects: frames there have no names, allocators there are not traced
     ");
 }

@@ -8,13 +8,19 @@ use super::{
     model::{Losses, Process, Trust},
     units::{Counted, Share},
 };
-use crate::{ids::Bytes, resolve::cut_words, snapshot::Snapshot};
+use crate::{ids::Bytes, python::book::BookCounts, resolve::cut_words, snapshot::Snapshot};
 
 /// What the session measured of itself and its targets.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Measured {
     /// The probes' counters, summed over all CPUs.
     pub stats: Stats,
+    /// Programs of process tracepoints that the kernel has skipped.
+    pub skipped_tracepoints: u64,
+    /// Programs of allocator functions that the kernel has skipped.
+    pub skipped_probes: u64,
+    /// Files beyond the limit of objects.
+    pub refused_objects: u64,
     /// CPU time memtrace has used.
     pub self_cpu: Duration,
     /// Resident memory of memtrace.
@@ -26,9 +32,14 @@ pub struct Measured {
 }
 
 impl Trust {
-    pub(super) fn of(measured: &Measured, snapshot: &Snapshot, processes: &[Process]) -> Self {
+    pub(super) fn of(
+        measured: &Measured,
+        snapshot: &Snapshot,
+        python: BookCounts,
+        processes: &[Process],
+    ) -> Self {
         let Measured { stats, .. } = measured;
-        let lost = Losses::of(stats, snapshot);
+        let lost = Losses::of(measured, snapshot);
         let unnamed = unnamed_frames(processes);
         let [target_cpu_s, target_cost_s] =
             [measured.target_cpu, measured.target_cost].map(|time| time.as_secs_f64());
@@ -50,6 +61,8 @@ impl Trust {
             cost_pct: cost.percent(),
             distinct_stacks: snapshot.distinct_stacks,
             frames: sites(processes).map(|site| site.frames.len() as u64).sum(),
+            python_names: python.accepted,
+            python_names_gone: python.gone,
             lost,
             cut: cut_stacks(stats),
             unnamed,
@@ -59,7 +72,8 @@ impl Trust {
 }
 
 impl Losses {
-    fn of(stats: &Stats, snapshot: &Snapshot) -> Self {
+    fn of(measured: &Measured, snapshot: &Snapshot) -> Self {
+        let stats = &measured.stats;
         let lost = |kind: u8| stats.lost[usize::from(kind)];
         Self {
             allocations: lost(event::ALLOC),
@@ -68,14 +82,19 @@ impl Losses {
             realloc_returns: lost(event::REALLOC_RETURN),
             forks: lost(event::FORK),
             ends: lost(event::EXEC) + lost(event::EXIT),
+            code_ends: lost(event::CODE_FREED),
+            unbound_sites: snapshot.unbound_sites,
             stacks: stats.stacks_lost,
             unwalked_stacks: stats.scratch_busy,
             unfollowed_calls: stats.threads_full,
             unread_results: stats.result_faults,
             notices: stats.notices_lost,
+            skipped_tracepoints: measured.skipped_tracepoints,
+            skipped_probes: measured.skipped_probes,
             malformed: snapshot.malformed,
             refused_events: snapshot.refused_events,
             dropped_stacks: snapshot.dropped_stacks,
+            refused_objects: measured.refused_objects,
         }
     }
 
@@ -89,14 +108,18 @@ impl Losses {
             count(self.realloc_returns, "returned realloc"),
             count(self.forks, "fork"),
             count(self.ends, "program end"),
+            count(self.code_ends, "freed code object"),
             count(self.stacks, "stack"),
             count(self.unwalked_stacks, "unwalked stack"),
             count(self.unfollowed_calls, "unfollowed call"),
             count(self.unread_results, "unread result"),
             count(self.notices, "process notice"),
+            count(self.skipped_tracepoints, "skipped tracepoint"),
+            count(self.skipped_probes, "skipped probe"),
             count(self.malformed, "malformed record"),
             count(self.refused_events, "refused event"),
             count(self.dropped_stacks, "dropped stack"),
+            count(self.refused_objects, "unopened file"),
         ]
         .into_iter()
         .flatten()
@@ -125,15 +148,36 @@ impl Losses {
                 "# did not arrive; their blocks have no site",
             ),
             (
+                self.code_ends,
+                "end",
+                "Python names known before were given up (lost # of code objects)",
+            ),
+            (self.unbound_sites, "site", "# may lack Python names"),
+            (
                 self.notices,
                 "process",
                 "# may not be traced (lost notices)",
+            ),
+            (
+                self.skipped_tracepoints,
+                "tracepoint",
+                "# (fork, exec, exit of any process) skipped by the kernel: processes were looked for, not all can be found",
+            ),
+            (
+                self.skipped_probes,
+                "allocator call",
+                "# passed unseen (skipped by the kernel)",
             ),
             (self.malformed, "record", "# could not be understood"),
             (
                 self.refused_events,
                 "event",
                 "# came from processes beyond the limit; these are not followed",
+            ),
+            (
+                self.refused_objects,
+                "file",
+                "# beyond the limit of objects: frames there have no names, allocators there are not traced",
             ),
         ]
         .into_iter()

@@ -63,6 +63,14 @@ impl<K: Hash + Eq, V: Clone> Cache<K, V> {
         self.put(key, Entry { value, weight });
     }
 
+    /// Drops everything.
+    pub(super) fn clear(&mut self) {
+        self.counts.dropped += (self.young.len() + self.old.len()) as u64;
+        self.young.clear();
+        self.old.clear();
+        self.young_weight = 0;
+    }
+
     pub(super) fn counts(&self) -> CacheCounts {
         self.counts
     }

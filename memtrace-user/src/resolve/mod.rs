@@ -7,18 +7,23 @@
 //! process has died, after the file was deleted or replaced, and for files of other mount namespaces. A return
 //! address is looked up one byte before itself, inside the call; a frame marked exact at itself.
 //!
+//! Python frames are named by the code objects that a site is bound to ([`Bound`]); whose names those are is the
+//! [book](crate::python::book)'s business.
+//!
 //! Bounded: names found are kept in a cache of [`ResolveOptions::cache_bytes`], open symbol files up to
 //! [`ResolveOptions::symbol_bytes`]. The symbolizer is not `Send`: make the [`Resolver`] on the thread that reports.
 
 mod cache;
 mod debug_file;
+mod interpreter;
 mod native;
 mod object;
+mod python;
 mod reason;
 mod site;
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeSet, HashMap, HashSet},
     sync::Arc,
 };
 
@@ -31,12 +36,14 @@ use self::{
 };
 pub use self::{
     cache::CacheCounts,
+    interpreter::is_plumbing,
     object::ObjectSource,
+    python::{CodeSource, Origin},
     reason::{Reason, cut_words},
 };
 use crate::{
-    ids::{Bytes, ObjectId, SiteId, StackId},
-    snapshot::Stack,
+    ids::{BindingId, Bytes, ObjectId, SiteId, StackId},
+    snapshot::{Bound, Stack},
     target::object::Object,
 };
 
@@ -61,12 +68,23 @@ impl Default for ResolveOptions {
     }
 }
 
+/// What kind of code a function is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FunctionKind {
+    /// Machine code of a mapped file.
+    Native,
+    /// Bytecode.
+    Python,
+}
+
 /// A function at a frame.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Function {
-    /// Demangled name.
+    /// What kind of code it is.
+    pub kind: FunctionKind,
+    /// Demangled name; a Python function's qualified name.
     pub name: Box<str>,
-    /// Source file, as the debug information spells it.
+    /// Source file, as the debug information or the code object spells it.
     pub file: Option<Box<str>>,
     /// Line of the call (or, in an exact frame, of the instruction).
     pub line: Option<u32>,
@@ -77,10 +95,15 @@ pub struct Function {
 /// A frame with all that is known of it.
 #[derive(Clone, Debug)]
 pub struct Frame {
-    /// Path of the object as the process sees it; `None` when the object is unknown.
+    /// What kind of code it is.
+    pub kind: FunctionKind,
+    /// Path of the object as the process sees it; `None` when the object is unknown. A Python frame's module.
     pub module: Option<Arc<str>>,
-    /// Program counter relative to the object's load base: behind the call, as debuggers print it.
+    /// Program counter relative to the object's load base: behind the call, as debuggers print it. In a Python frame the
+    /// instruction's offset in its bytecode.
     pub rel: u32,
+    /// The frame lies in the interpreter that runs the Python frames of its stack; see [`is_plumbing`].
+    pub is_interpreter: bool,
     /// Functions, innermost first and never none, or why there is no name.
     pub functions: Result<Arc<[Function]>, Reason>,
 }
@@ -117,8 +140,13 @@ impl Place {
 pub struct Resolver {
     symbols: Symbols,
     names: Cache<Place, Functions>,
-    sites: Cache<StackId, SiteId>,
+    sites: Cache<SiteKey, SiteId>,
+    /// The interpreters that were known when the ids in `sites` were made.
+    runtimes: HashSet<ObjectId>,
 }
+
+/// What a site is by the probes' and the tracker's numbers.
+pub type SiteKey = (StackId, BindingId);
 
 impl Resolver {
     /// A resolver that knows nothing yet.
@@ -130,31 +158,59 @@ impl Resolver {
             symbols: Symbols::new(options.symbol_bytes),
             names: Cache::new(as_weight(options.cache_bytes.0 - site_bytes)),
             sites: Cache::new(as_weight(site_bytes)),
+            runtimes: HashSet::new(),
         }
     }
 
-    /// The stable ids of stacks. A stack that is not there was lost; all lost ones share an id.
+    /// The stable ids of sites. A stack that is not there was lost; all lost ones share an id.
     pub fn site_ids<'a>(
         &mut self,
-        stacks: impl IntoIterator<Item = (StackId, Option<&'a Stack>)>,
-        source: &dyn ObjectSource,
-    ) -> HashMap<StackId, SiteId> {
-        let mut objects = Objects::new(source);
-        let id_of = |(id, stack): (StackId, Option<&Stack>)| {
-            let Some(stack) = stack else {
-                return (id, site::LOST);
-            };
-            let site = self.sites.get(&id).unwrap_or_else(|| {
-                let (site, known) = site::site_id(stack, &mut objects);
-                if known {
-                    self.sites
-                        .insert(id, site, size_of::<(StackId, SiteId)>() * 2);
-                }
-                site
-            });
-            (id, site)
-        };
-        stacks.into_iter().map(id_of).collect()
+        sites: impl IntoIterator<Item = (SiteKey, Option<Bound<'a>>)>,
+        origin: &Origin<'_>,
+    ) -> HashMap<SiteKey, SiteId> {
+        if self.runtimes != *origin.runtimes {
+            self.runtimes.clone_from(origin.runtimes);
+            self.sites.clear();
+        }
+        let mut ids = HashMap::new();
+        let mut unknown = HashMap::new();
+        for (key, bound) in sites {
+            match bound {
+                None => _ = ids.insert(key, site::LOST),
+                Some(bound) => match self.sites.get(&key) {
+                    Some(id) => _ = ids.insert(key, id),
+                    None => _ = unknown.insert(key, bound),
+                },
+            }
+        }
+        let names = self.interpreter_names(unknown.values(), origin);
+        let mut objects = Objects::new(origin.objects);
+        for (key, bound) in unknown {
+            let (id, known) = site::site_id(bound, &names, &mut objects, origin);
+            if known {
+                let weight = size_of::<(SiteKey, SiteId)>() * 2;
+                self.sites.insert(key, id, weight);
+            }
+            ids.insert(key, id);
+        }
+        ids
+    }
+
+    /// Names the frames on which the ids of Python stacks depend.
+    fn interpreter_names<'a, 'b: 'a>(
+        &mut self,
+        stacks: impl Iterator<Item = &'a Bound<'b>>,
+        origin: &Origin<'_>,
+    ) -> Names {
+        let frames = stacks
+            .filter(|bound| bound.stack.is_python())
+            .flat_map(|bound| bound.stack.frames.iter().copied());
+        let inside = frames.filter(|&frame| {
+            frame & FRAME_PYTHON == 0
+                && origin.runtimes.contains(&ObjectId(stack::object_of(frame)))
+        });
+        let wanted = inside.map(Place::of).collect();
+        self.name_places(wanted, origin.objects)
     }
 
     /// Names every frame of some stacks.
@@ -163,13 +219,17 @@ impl Resolver {
         stacks: impl IntoIterator<Item = &'a Stack>,
         source: &dyn ObjectSource,
     ) -> Names {
-        let mut names = Names::default();
-        let mut objects = Objects::new(source);
         let frames = stacks.into_iter().flat_map(|stack| stack.frames.iter());
         let wanted: BTreeSet<Place> = frames
             .filter(|&&frame| frame & FRAME_PYTHON == 0)
             .map(|&frame| Place::of(frame))
             .collect();
+        self.name_places(wanted, source)
+    }
+
+    fn name_places(&mut self, wanted: BTreeSet<Place>, source: &dyn ObjectSource) -> Names {
+        let mut names = Names::default();
+        let mut objects = Objects::new(source);
         let mut unknown: HashMap<ObjectId, Vec<Place>> = HashMap::new();
         for place in wanted {
             match self.names.get(&place) {
@@ -223,24 +283,34 @@ pub struct Names {
 
 impl Names {
     /// The frames of one of those stacks, innermost first.
-    pub fn frames<'a>(&'a self, stack: &'a Stack) -> impl Iterator<Item = Frame> + 'a {
-        stack.frames.iter().map(|&frame| self.frame(frame))
+    pub fn frames<'a>(
+        &'a self,
+        bound: Bound<'a>,
+        origin: &'a Origin<'a>,
+    ) -> impl Iterator<Item = Frame> + 'a {
+        let is_python = bound.stack.is_python();
+        bound.frames().map(move |(frame, code)| match code {
+            Some(code) => python::frame(frame, code, origin.codes),
+            None => {
+                let object = ObjectId(stack::object_of(frame));
+                Frame {
+                    is_interpreter: is_python && origin.runtimes.contains(&object),
+                    ..self.native(frame)
+                }
+            }
+        })
     }
 
-    fn frame(&self, frame: u64) -> Frame {
-        let rel = stack::rel_of(frame);
-        if frame & FRAME_PYTHON != 0 {
-            return Frame {
-                module: None,
-                rel,
-                functions: Err(Reason::Runtime),
-            };
-        }
+    /// A native frame of one of those stacks.
+    #[must_use]
+    pub fn native(&self, frame: u64) -> Frame {
         let place = Place::of(frame);
         let functions = self.functions.get(&place).cloned();
         Frame {
+            kind: FunctionKind::Native,
             module: self.modules.get(&place.object).cloned(),
-            rel,
+            rel: stack::rel_of(frame),
+            is_interpreter: false,
             functions: functions.unwrap_or(Err(Reason::ObjectUnknown)),
         }
     }

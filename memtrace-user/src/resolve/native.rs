@@ -24,7 +24,7 @@ use blazesym::{
 };
 
 use super::{
-    Function,
+    Function, FunctionKind,
     debug_file::{self, SymbolFacts, fd_path},
     reason::Reason,
 };
@@ -299,6 +299,7 @@ fn chain(sym: &Sym<'_>) -> Arc<[Function]> {
 
 fn function(name: &str, place: Option<&CodeInfo<'_>>, inlined: bool) -> Function {
     Function {
+        kind: FunctionKind::Native,
         name: name.into(),
         file: place.map(|place| path_text(&place.to_path())),
         // DWARF's line 0 means "no line".

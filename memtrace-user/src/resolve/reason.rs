@@ -4,7 +4,7 @@ use std::{fmt, io, sync::Arc};
 
 use memtrace_common::stack;
 
-use crate::target::object::Unusable;
+use crate::{python::name::Gone, target::object::Unusable};
 
 /// Why a frame could not be named. The words are few and short: reports count frames by them.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -21,8 +21,8 @@ pub enum Reason {
     Unusable(Unusable),
     /// Nothing is known of the object the frame lies in.
     ObjectUnknown,
-    /// The frame belongs to a language runtime, not to a mapped file.
-    Runtime,
+    /// A Python frame whose code object has no name.
+    Gone(Gone),
 }
 
 impl fmt::Display for Reason {
@@ -34,7 +34,7 @@ impl fmt::Display for Reason {
             Self::Unreadable(error) => write!(f, "unreadable: {error}"),
             Self::Unusable(reason) => reason.fmt(f),
             Self::ObjectUnknown => f.write_str("object unknown"),
-            Self::Runtime => f.write_str("runtime frame"),
+            Self::Gone(gone) => gone.fmt(f),
         }
     }
 }
@@ -59,6 +59,7 @@ pub fn cut_words(cut: u8) -> Option<&'static str> {
         stack::CUT_STALLED => "damaged stack or unwind rows",
         stack::CUT_TRAMPOLINE => "another tracer's return probe",
         stack::CUT_TABLE_FULL => "unwind tables full",
+        stack::CUT_PYTHON_FAULT => "Python frame not readable",
         _ => "unknown reason",
     })
 }
@@ -74,7 +75,7 @@ mod tests {
 
     #[test]
     fn every_cut_has_words_of_its_own() {
-        let known = stack::CUT_DEPTH..=stack::CUT_TABLE_FULL;
+        let known = stack::CUT_DEPTH..=stack::CUT_PYTHON_FAULT;
         let words: HashSet<_> = known.clone().filter_map(cut_words).collect();
         assert_eq!(words.len(), known.count());
         assert!(!words.contains("unknown reason"));

@@ -2,20 +2,35 @@
 //!
 //! A stack id hashes object numbers, which are counted anew in every run. A [`SiteId`] hashes what the numbers stand
 //! for. It is the 64-bit FNV-1a hash (offset basis `cbf29ce484222325`, prime `100000001b3`) of, for each frame from
-//! the innermost outwards, 16 bytes: the object's digest and the frame's offset in the file, both as little-endian
-//! 64-bit words; behind the frames one byte, the reason why the stack was cut. The digest is the FNV-1a hash of the
-//! build id or, without one, of the file's name (no folders) and its size as a little-endian 64-bit word. A frame whose
-//! object is unknown has digest 0, and its relative address in place of the offset.
+//! the innermost outwards, 16 bytes, a digest and an offset as little-endian 64-bit words; behind the frames one byte, the
+//! reason why the stack was cut.
+//!
+//! | frame | digest | offset |
+//! |---|---|---|
+//! | native | of the build id or, without one, of the file's name (no folders) and its size as a little-endian 64-bit word; 0 when the object is unknown | in the file; the relative address when the object is unknown |
+//! | Python | of the file's name as the code object has it, a 0 byte, the qualified name, a 0 byte | the line; 0 without one |
+//! | Python without a name | 0 | all ones |
+//! | the interpreter's own, in a stack with Python frames | of the function's name without `.cold` and the like | 0 |
+//!
+//! A digest is an FNV-1a hash too. The interpreter's own frames count only if they are shown when interpreters' frames are
+//! folded: named, and no [plumbing](super::is_plumbing). So the id is the same with `--native` and without, does not split
+//! a line of Python by how the interpreter happens to execute it, and is the same under another build of the interpreter
+//! unless that calls differently named functions.
 //!
 //! FNV because it can be written out in a line wherever a site must be recognized again. An address at which a
 //! stack was cut is left out: it differs from process to process.
 
 use memtrace_common::stack;
 
-use super::object::Objects;
+use super::{
+    Names, Origin,
+    interpreter::{is_plumbing, plain},
+    object::Objects,
+};
 use crate::{
-    ids::{ObjectId, SiteId},
-    snapshot::Stack,
+    ids::{CodeId, ObjectId, SiteId},
+    python::name::Gone,
+    snapshot::Bound,
     target::{elf::Elf, image::Image, object::Object},
 };
 
@@ -39,21 +54,85 @@ impl Fnv {
 /// The id of a stack that was lost on its way: its blocks are known, their site is not.
 pub(super) const LOST: SiteId = SiteId(0);
 
-/// The id of a stack, and whether all its objects were known, which makes the id final.
-pub(super) fn site_id(stack: &Stack, objects: &mut Objects<'_>) -> (SiteId, bool) {
+/// What a frame contributes to an id.
+struct Part {
+    digest: u64,
+    offset: u64,
+    /// Whether it will always be the same.
+    is_final: bool,
+}
+
+/// The id of a site, and whether all that it depends on was known, which makes it final. `names`: of the interpreters'
+/// own frames.
+pub(super) fn site_id(
+    bound: Bound<'_>,
+    names: &Names,
+    objects: &mut Objects<'_>,
+    origin: &Origin<'_>,
+) -> (SiteId, bool) {
     let mut hash = Fnv::new();
     let mut known = true;
-    for &frame in &stack.frames {
-        let rel = stack::rel_of(frame);
+    let is_python = bound.stack.is_python();
+    for (frame, code) in bound.frames() {
         let object = ObjectId(stack::object_of(frame));
-        let (digest, offset) = match objects.get(object) {
-            Some((object, digest)) => (*digest, offset_in(object, rel)),
-            None => (0, u64::from(rel)),
+        let part = match code {
+            Some(code) => Some(python(frame, code, origin)),
+            None if is_python && origin.runtimes.contains(&object) => interpreter(frame, names),
+            None => Some(native(frame, object, objects)),
         };
-        known &= digest != 0;
-        hash = hash.add(&digest.to_le_bytes()).add(&offset.to_le_bytes());
+        if let Some(part) = part {
+            known &= part.is_final;
+            hash = hash
+                .add(&part.digest.to_le_bytes())
+                .add(&part.offset.to_le_bytes());
+        }
     }
-    (SiteId(hash.add(&[stack.cut]).0), known)
+    (SiteId(hash.add(&[bound.stack.cut]).0), known)
+}
+
+fn native(frame: u64, object: ObjectId, objects: &mut Objects<'_>) -> Part {
+    let rel = stack::rel_of(frame);
+    let (digest, offset) = match objects.get(object) {
+        Some((object, digest)) => (*digest, offset_in(object, rel)),
+        None => (0, u64::from(rel)),
+    };
+    Part {
+        digest,
+        offset,
+        is_final: digest != 0,
+    }
+}
+
+fn python(frame: u64, code: Result<CodeId, Gone>, origin: &Origin<'_>) -> Part {
+    match code.and_then(|id| origin.codes.name(id)) {
+        Ok(name) => Part {
+            digest: Fnv::new()
+                .add(name.file().as_bytes())
+                .add(&[0])
+                .add(name.function().as_bytes())
+                .add(&[0])
+                .0,
+            offset: name.line(stack::instr_of(frame)).unwrap_or(0).into(),
+            is_final: true,
+        },
+        Err(gone) => Part {
+            digest: 0,
+            offset: u64::MAX,
+            is_final: gone != Gone::NotYet,
+        },
+    }
+}
+
+/// `None` when the frame is not shown. Of a frame with inlined functions the one that has the code decides: which are
+/// inlined is known only where there is debug information.
+fn interpreter(frame: u64, names: &Names) -> Option<Part> {
+    let functions = names.native(frame).functions.ok()?;
+    let name = plain(&functions.last()?.name);
+    (!is_plumbing(name)).then(|| Part {
+        digest: Fnv::new().add(name.as_bytes()).0,
+        offset: 0,
+        is_final: true,
+    })
 }
 
 /// What an object contributes to the ids of its frames.
@@ -89,11 +168,26 @@ fn file_off(elf: &Elf, rel: u32) -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
-    use std::{collections::HashMap, fs::File, path::PathBuf, sync::Arc};
+    use std::{
+        collections::{HashMap, HashSet},
+        fs::File,
+        path::PathBuf,
+        sync::Arc,
+        time::Duration,
+    };
 
-    use memtrace_common::unwind::FileKey;
+    use memtrace_common::{stack::python_frame, unwind::FileKey};
 
     use super::*;
+    use crate::{
+        ids::Pid,
+        python::{
+            book::{BookLimits, CodeBook, Word},
+            name::CodeName,
+        },
+        resolve::{ResolveOptions, Resolver},
+        snapshot::Stack,
+    };
 
     const OWN: &str = "/proc/self/exe";
 
@@ -111,12 +205,32 @@ mod tests {
     }
 
     fn id(objects: &HashMap<ObjectId, Arc<Object>>, frames: &[u64]) -> SiteId {
-        let frames = frames.into();
+        id_of(objects, &[], frames, Err(Gone::StackLate)).0
+    }
+
+    /// The id of frames whose code objects are these, when object 1 is the interpreter.
+    fn id_of(
+        objects: &HashMap<ObjectId, Arc<Object>>,
+        names: &[(&'static str, &'static str, u32)],
+        frames: &[u64],
+        codes: Result<&[CodeId], Gone>,
+    ) -> (SiteId, bool) {
         let stack = Stack {
-            frames,
+            frames: frames.into(),
             ..Stack::default()
         };
-        site_id(&stack, &mut Objects::new(objects)).0
+        let origin = Origin {
+            objects,
+            codes: &book(names),
+            runtimes: &HashSet::from([ObjectId(1)]),
+        };
+        let bound = Bound {
+            stack: &stack,
+            codes,
+        };
+        let mut resolver = Resolver::new(ResolveOptions::default());
+        let names = resolver.interpreter_names([bound].iter(), &origin);
+        site_id(bound, &names, &mut Objects::new(objects), &origin)
     }
 
     #[test]
@@ -188,5 +302,109 @@ mod tests {
             Some(start + size)
         );
         assert_eq!(file_off(elf, 0), None);
+    }
+
+    #[derive(Debug)]
+    struct Name(&'static str, &'static str, u32);
+
+    impl CodeName for Name {
+        fn function(&self) -> &str {
+            self.0
+        }
+
+        fn file(&self) -> &str {
+            self.1
+        }
+
+        fn line(&self, instr: u32) -> Option<u32> {
+            Some(self.2 + instr)
+        }
+
+        fn bytes(&self) -> usize {
+            1
+        }
+    }
+
+    /// A book that names the code objects 2, 3, … so.
+    fn book(names: &[(&'static str, &'static str, u32)]) -> CodeBook {
+        let mut book = CodeBook::new(BookLimits::default());
+        for (id, &(function, file, line)) in (2..).map(CodeId).zip(names) {
+            let (pid, addr) = (Pid(1), 0x10);
+            book.tell(Word::New { id, pid, addr });
+            assert!(book.next(Duration::ZERO).is_some());
+            let name: Arc<dyn CodeName> = Arc::new(Name(function, file, line));
+            book.hand_in(id, Ok(name), Duration::ZERO);
+        }
+        book.drained(Duration::ZERO);
+        book
+    }
+
+    #[test]
+    fn a_python_frame_is_its_file_name_and_line() {
+        let at = |addr, instr| [python_frame(addr, instr), stack::frame(9, 0x10)];
+        let id = |name, frames: &[u64]| {
+            let (id, known) = id_of(&HashMap::new(), &[name], frames, Ok(&[CodeId(2)]));
+            assert!(!known, "object 9 is unknown");
+            id
+        };
+        let truth = id(("C.f", "/a.py", 10), &at(0x1000, 2));
+        // Computed from the module's text with Python's integers.
+        assert_eq!(truth.to_string(), "fac2609372596472");
+        // The same line by another instruction of another code object elsewhere.
+        assert_eq!(truth, id(("C.f", "/a.py", 9), &at(0x7000, 3)));
+        assert_ne!(truth, id(("C.f", "/a.py", 10), &at(0x1000, 3)));
+        assert_ne!(truth, id(("C.g", "/a.py", 10), &at(0x1000, 2)));
+        assert_ne!(truth, id(("C.f", "/b.py", 10), &at(0x1000, 2)));
+    }
+
+    #[test]
+    fn the_id_of_a_name_that_may_still_come_is_not_final() {
+        let frames = [python_frame(0x1000, 1)];
+        let known = |codes| id_of(&HashMap::new(), &[], &frames, codes).1;
+        assert!(known(Err(Gone::StackLate)) && known(Ok(&[CodeId::FREED])));
+        let mut book = book(&[]);
+        let (id, pid, addr) = (CodeId(5), Pid(1), 0x10);
+        book.tell(Word::New { id, pid, addr });
+        let origin = Origin {
+            objects: &HashMap::new(),
+            codes: &book,
+            runtimes: &HashSet::new(),
+        };
+        assert!(!python(frames[0], Ok(id), &origin).is_final);
+    }
+
+    #[test]
+    fn the_interpreters_own_frames_count_only_in_stacks_with_python_frames_and_by_name() {
+        // This test's own program stands for the interpreter; nothing in it is called like CPython's plumbing.
+        let objects = HashMap::from([object(1, "/usr/bin/python3", OWN)]);
+        let named = first_function(&objects[&ObjectId(1)]);
+        let (inner, outer) = (stack::frame(1, named + 1), python_frame(0x1000, 1));
+        let id = |frames: &[u64]| {
+            let names = [("f", "/a.py", 1)];
+            id_of(&objects, &names, frames, Ok(&[CodeId(2)])).0
+        };
+        let alone = id(&[outer]);
+        assert_ne!(id(&[inner, outer]), alone);
+        // By name: another place in the same function is the same.
+        assert_eq!(
+            id(&[inner, outer]),
+            id(&[stack::frame(1, named + 2), outer])
+        );
+        // What has no name is not shown and does not count.
+        assert_eq!(id(&[stack::frame(1, 0xfff0_0000), outer]), alone);
+        // Without a Python frame it is native code like any other.
+        assert_ne!(id(&[inner]), id(&[stack::frame(1, named + 2)]));
+    }
+
+    /// Relative address of a function of some size.
+    fn first_function(object: &Object) -> u32 {
+        use object::{Object as _, ObjectSymbol as _, SymbolKind};
+        let bytes = std::fs::read(OWN).unwrap();
+        let file = object::File::parse(&*bytes).unwrap();
+        let function = file
+            .symbols()
+            .find(|symbol| symbol.kind() == SymbolKind::Text && symbol.size() > 64)
+            .unwrap();
+        u32::try_from(function.address() - object.elf.as_ref().unwrap().base).unwrap()
     }
 }

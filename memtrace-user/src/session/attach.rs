@@ -7,7 +7,7 @@ use tokio::sync::{Semaphore, mpsc};
 
 use crate::{
     ids::Pid,
-    probe::{Attacher, FileLinks, ProbeSite},
+    probe::{Attacher, FileLinks, Guard, ProbeSite},
     target::object::Object,
 };
 
@@ -17,11 +17,29 @@ const PARALLEL: usize = 16;
 /// Threads that remove links at the end.
 const PARALLEL_DROPS: usize = 64;
 
+/// What links are for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Purpose {
+    /// Allocator functions, and the dynamic linker's.
+    Allocators,
+    /// The end of Python's code objects.
+    CodeObjects,
+}
+
+/// The links of one file to make.
+#[derive(Debug)]
+pub(super) struct Job {
+    pub(super) object: Arc<Object>,
+    pub(super) sites: Arc<[ProbeSite]>,
+    pub(super) purpose: Purpose,
+}
+
 /// An attach that has ended.
 #[derive(Debug)]
 pub(super) struct Attached {
     pub(super) pid: Pid,
     pub(super) object: Arc<Object>,
+    pub(super) purpose: Purpose,
     pub(super) result: anyhow::Result<FileLinks>,
 }
 
@@ -47,6 +65,11 @@ impl Attaching {
         )
     }
 
+    /// The process of memtrace's guard.
+    pub(super) fn guard(&self) -> Option<Pid> {
+        self.attacher.guard().map(Guard::pid)
+    }
+
     /// How many of a file's functions must be left alone; see [`AttachLevel::takes`](crate::probe::AttachLevel::takes).
     pub(super) fn left_alone(&self, sites: &[ProbeSite]) -> usize {
         let level = self.attacher.level();
@@ -57,7 +80,7 @@ impl Attaching {
     }
 
     /// Begins to make the links of some files in one process, one after the other.
-    pub(super) fn begin(&self, pid: Pid, files: Vec<(Arc<Object>, Arc<[ProbeSite]>)>) {
+    pub(super) fn begin(&self, pid: Pid, jobs: Vec<Job>) {
         let (attacher, permits, done) = (
             self.attacher.clone(),
             self.permits.clone(),
@@ -67,7 +90,12 @@ impl Attaching {
             let Ok(_permit) = permits.acquire().await else {
                 return; // the session is ending
             };
-            for (object, sites) in files {
+            for Job {
+                object,
+                sites,
+                purpose,
+            } in jobs
+            {
                 let (attacher, file) = (attacher.clone(), object.clone());
                 let result =
                     tokio::task::spawn_blocking(move || attach(&attacher, &file, &sites, pid))
@@ -77,6 +105,7 @@ impl Attaching {
                 let _ = done.send(Attached {
                     pid,
                     object,
+                    purpose,
                     result,
                 });
             }

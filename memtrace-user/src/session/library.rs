@@ -13,9 +13,10 @@ use std::{
 
 use memtrace_common::{cookie, kind, unwind as wire};
 
+use super::pythons::Placed;
 use crate::{
     ids::{ObjectId, Pid},
-    probe::{Arrays, MappedArray, Maps, ProbeSite},
+    probe::{MappedArray, Maps, ProbeSite},
     target::{
         allocator::{self, Absence, Discovery},
         maps::{self, MapsError},
@@ -54,8 +55,8 @@ pub(super) struct ProcessMap {
     pub(super) run: Range<u32>,
     /// Whether they differ from what was known.
     pub(super) changed: bool,
-    /// Objects with code, each once, in the order of their addresses.
-    pub(super) objects: Vec<Arc<Object>>,
+    /// Files with code, each once, in the order of their addresses.
+    pub(super) files: Vec<Placed>,
 }
 
 /// See the module.
@@ -81,17 +82,30 @@ impl Words for MappedArray {
 }
 
 impl Library {
-    pub(super) fn new(store: SharedStore, mut arrays: Arrays) -> Self {
-        let runs = arrays.mappings.values::<wire::Mapping>().len() as u32;
+    pub(super) fn new(
+        store: SharedStore,
+        rows: MappedArray,
+        pages: MappedArray,
+        mut mappings: MappedArray,
+    ) -> Self {
+        let runs = mappings.values::<wire::Mapping>().len() as u32;
         Self {
             store,
-            tables: Tables::new(arrays.rows, arrays.pages),
+            tables: Tables::new(rows, pages),
             sites: HashMap::new(),
             published: HashMap::new(),
-            mappings: arrays.mappings,
+            mappings,
             runs: Space::new(runs),
             graveyard: VecDeque::new(),
         }
+    }
+
+    /// Files beyond the limit of objects.
+    pub(super) fn refused_objects(&self) -> u64 {
+        let store = self.store.read();
+        store
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
+            .refused()
     }
 
     /// Looks at a process's mappings, loads what is new and puts the run where the probes read it, unless `run` says the same
@@ -103,20 +117,23 @@ impl Library {
         maps: &mut Maps,
     ) -> Result<ProcessMap, MapsError> {
         let mappings = maps::read(pid)?;
-        let (list, objects) = {
+        let (list, files) = {
             let mut store = self
                 .store
                 .write()
                 .unwrap_or_else(std::sync::PoisonError::into_inner);
             let list = mappings::list(pid, &mappings, &mut store, &mut self.tables);
-            let mut objects: Vec<Arc<Object>> = Vec::new();
+            let mut files: Vec<Placed> = Vec::new();
             for entry in &list.entries {
-                let known = objects.iter().any(|object| object.id.0 == entry.object);
+                let known = files.iter().any(|file| file.object.id.0 == entry.object);
                 if let (false, Some(object)) = (known, store.get(ObjectId(entry.object))) {
-                    objects.push(object.clone());
+                    files.push(Placed {
+                        object: object.clone(),
+                        bias: entry.bias,
+                    });
                 }
             }
-            (list, objects)
+            (list, files)
         };
         if list.left_out > 0 {
             log::warn!(
@@ -124,8 +141,8 @@ impl Library {
                 list.left_out
             );
         }
-        for object in &objects {
-            self.publish(object, maps);
+        for file in &files {
+            self.publish(&file.object, maps);
         }
         let changed = !self.holds(run, &list.entries);
         let run = if changed {
@@ -136,7 +153,7 @@ impl Library {
         Ok(ProcessMap {
             run,
             changed,
-            objects,
+            files,
         })
     }
 
@@ -168,11 +185,16 @@ impl Library {
         let Sites::Found(sites, _) = self.sites.get(&id)? else {
             return None;
         };
+        Some((self.get(id)?, sites.clone()))
+    }
+
+    /// An object by its number.
+    pub(super) fn get(&self, id: ObjectId) -> Option<Arc<Object>> {
         let store = self
             .store
             .read()
             .unwrap_or_else(std::sync::PoisonError::into_inner);
-        Some((store.get(id)?.clone(), sites.clone()))
+        store.get(id).cloned()
     }
 
     /// Gives a run back; it is used again after a while.

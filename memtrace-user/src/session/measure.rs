@@ -8,7 +8,7 @@ use nix::sys::resource::{UsageWho, getrusage};
 use super::{command::Command, target::Target, targets::Targets};
 use crate::{
     ids::{Bytes, Pid},
-    probe::Calibration,
+    probe::{Calibration, Probes},
     report::{Measured, ProcessFacts},
     target::procfs,
 };
@@ -50,10 +50,8 @@ pub(super) fn facts(targets: &mut Targets, command: Option<&mut Command>) -> Fac
 }
 
 /// What the trace has cost so far.
-pub(super) fn measured(
-    targets: &mut Targets,
-    calibration: Calibration,
-) -> anyhow::Result<Measured> {
+pub(super) fn measured(targets: &mut Targets, probes: &Probes) -> anyhow::Result<Measured> {
+    let skipped = probes.skipped()?;
     let stats = targets.maps().stats()?;
     let ended: Duration = targets.exited().map(|target| target.cpu_since).sum();
     let running: Duration = targets
@@ -71,7 +69,10 @@ pub(super) fn measured(
         self_cpu: time(usage.user_time()) + time(usage.system_time()),
         self_rss: procfs::rss(Pid(std::process::id())).unwrap_or(Bytes(0)),
         target_cpu: ended + running,
-        target_cost: cost(&stats, calibration),
+        target_cost: cost(&stats, probes.calibration()),
+        skipped_tracepoints: skipped.tracepoints,
+        skipped_probes: skipped.probes,
+        refused_objects: targets.refused_objects(),
         stats,
     })
 }

@@ -12,14 +12,18 @@ mod attach;
 mod command;
 mod library;
 mod measure;
+mod names;
 mod notices;
 mod preview;
+mod pythons;
 mod reporter;
 mod run;
 mod signals;
 mod sink;
 mod target;
 mod targets;
+
+use std::sync::Arc;
 
 use anyhow::Context as _;
 
@@ -31,7 +35,7 @@ use crate::{
     hint::UserError,
     ids::Pid,
     plan::{Plan, Selection},
-    probe::{BtfError, VMLINUX},
+    probe::{BtfError, Guard, VMLINUX},
     report::Output,
     system::{Capability, Privileges, System},
     target::{procfs, rule::Rule},
@@ -67,6 +71,8 @@ pub fn trace(mut plan: Plan) -> anyhow::Result<()> {
     if let Some(pid) = only_gone_pids(&plan.selection) {
         return Err(UserError::PidGone { pid }.into());
     }
+    // Before any thread, and dropped after the runtime, when all links are gone.
+    let guard = start_guard();
     let selectors = selectors_of(&plan.selection);
     let output = Output::open(&plan.destination, plan.format).map_err(UserError::from)?;
     let command = plan.command.as_deref().map(hold).transpose()?;
@@ -79,7 +85,7 @@ pub fn trace(mut plan: Plan) -> anyhow::Result<()> {
         .build()
         .context("failed to start the runtime")?;
     let outcome = runtime.block_on(async {
-        let session = Session::begin(plan, command, output).map_err(explain)?;
+        let session = Session::begin(plan, command, output, guard.clone()).map_err(explain)?;
         session.run().await
     })?;
     match outcome {
@@ -110,6 +116,14 @@ fn some_of(names: &[String]) -> String {
         0 => shown,
         more => format!("{shown} and {more} more"),
     }
+}
+
+/// Without a guard everything works, but SIGKILL may leave breakpoints.
+fn start_guard() -> Option<Arc<Guard>> {
+    Guard::start()
+        .inspect_err(|error| log::warn!("no guard against SIGKILL: {error}"))
+        .ok()
+        .map(Arc::new)
 }
 
 fn hold(arguments: &[std::ffi::OsString]) -> anyhow::Result<Command> {

@@ -2,14 +2,14 @@
 
 use std::{
     collections::HashMap,
-    sync::mpsc,
+    sync::{Arc, mpsc},
     thread::{self, JoinHandle},
     time::{Duration, SystemTime},
 };
 
 use tokio::sync::mpsc as tokio_mpsc;
 
-use super::{library::SharedStore, measure::Facts};
+use super::{library::SharedStore, measure::Facts, names::Names};
 use crate::{
     ids::Pid,
     plan::Plan,
@@ -17,6 +17,10 @@ use crate::{
     resolve::Resolver,
     snapshot::{ProcessSnapshot, Snapshot},
 };
+
+/// How long a report waits for the names of code objects that were met just before it: longer than the drain's longest
+/// pause.
+const NAMES_WAIT: Duration = Duration::from_millis(200);
 
 /// Everything one report is made from.
 #[derive(Debug)]
@@ -42,13 +46,18 @@ pub(super) struct Reporter {
 
 impl Reporter {
     /// Starts the thread.
-    pub(super) fn spawn(store: SharedStore, plan: &Plan, output: Output) -> std::io::Result<Self> {
+    pub(super) fn spawn(
+        store: SharedStore,
+        names: Arc<Names>,
+        plan: &Plan,
+        output: Output,
+    ) -> std::io::Result<Self> {
         let plan = plan.clone();
         let (jobs, inbox) = mpsc::channel();
         let (answers, delivered) = tokio_mpsc::unbounded_channel();
         let thread = thread::Builder::new()
             .name("report".into())
-            .spawn(move || work(&inbox, &answers, &store, &plan, output))?;
+            .spawn(move || work(&inbox, &answers, &store, &names, &plan, output))?;
         Ok(Self {
             jobs,
             delivered,
@@ -83,11 +92,13 @@ fn work(
     inbox: &mpsc::Receiver<Job>,
     answers: &tokio_mpsc::UnboundedSender<Delivered>,
     store: &SharedStore,
+    names: &Names,
     plan: &Plan,
     mut output: Output,
 ) {
     let mut resolver = Resolver::new(plan.resolve);
     while let Ok(job) = inbox.recv() {
+        names.settle(NAMES_WAIT);
         let known = by_process(&job);
         let facts = |process: &ProcessSnapshot| {
             let facts = known.get(&(program_of(process), moment_of(process)));
@@ -97,6 +108,7 @@ fn work(
             snapshot: &job.snapshot,
             facts: &facts,
             objects: store.as_ref(),
+            codes: &names.book,
             measured: &job.measured,
             time: SystemTime::now(),
             is_final: job.is_final,

@@ -6,6 +6,7 @@ use std::{
 };
 
 use anyhow::Context as _;
+use memtrace_common::{event, stats::Stats};
 use tokio::{
     sync::{mpsc, oneshot},
     time::{MissedTickBehavior, interval_at, sleep_until},
@@ -17,18 +18,20 @@ use super::{
     command::Command,
     library::Library,
     measure,
+    names::{self, Layouts},
     notices::{self, Notices},
     preview,
+    pythons::{Looked, Pythons},
     reporter::{Delivered, Job, Reporter},
     signals::{Heard, Signals},
     sink::{Ask, TrackerSink},
-    targets::{Targets, Word},
+    targets::{Targets, Unheard, Word},
 };
 use crate::{
     drain::pump::Drain,
     hint::UserError,
     plan::Plan,
-    probe::{Calibration, Loaded, Probes},
+    probe::{Guard, Loaded, Probes},
     report::{Delivery, Output, OutputError},
     snapshot::Snapshot,
     target::{
@@ -42,6 +45,8 @@ use crate::{
 /// How often processes are looked for that no notice tells of: those that move into a cgroup, and those whose notice was
 /// lost.
 const RESCAN: Duration = Duration::from_secs(1);
+/// Rescans between two looks for processes that have loaded a CPython long after they began.
+const PYTHON_RESCANS: u64 = 10;
 /// Stands for "never" where a timer wants a time.
 const NEVER: Duration = Duration::from_secs(365 * 86_400);
 
@@ -50,16 +55,28 @@ pub(super) struct Session {
     plan: Plan,
     targets: Targets,
     attached: mpsc::UnboundedReceiver<Attached>,
+    looked: mpsc::UnboundedReceiver<Looked>,
     notices: Notices,
     drain: Drain<TrackerSink>,
     reporter: Reporter,
     command: Option<Command>,
-    calibration: Calibration,
+    guard: Option<Arc<Guard>>,
     waiting_said: bool,
-    /// Notices that had been lost when processes were last looked for.
-    notices_lost: u64,
+    rescans: u64,
+    /// Notices that had been lost and tracepoints that had been skipped when processes were last looked for.
+    unheard: u64,
+    /// When the session began.
+    start: Instant,
+    code_ends: CodeEnds,
     /// Keeps the tracepoints.
-    _probes: Probes,
+    probes: Probes,
+}
+
+/// Ends of Python code objects that had been lost when that was last looked at, and when that was.
+#[derive(Clone, Copy, Debug, Default)]
+struct CodeEnds {
+    lost: u64,
+    looked_at: Duration,
 }
 
 /// Why the main loop ended.
@@ -80,6 +97,7 @@ impl Session {
         mut plan: Plan,
         command: Option<Command>,
         output: Output,
+        guard: Option<Arc<Guard>>,
     ) -> anyhow::Result<Self> {
         plan.probes.watch_all = plan.selection.rules.iter().any(Rule::is_open);
         let start = Instant::now();
@@ -93,32 +111,48 @@ impl Session {
             store::raise_descriptor_limit().context("failed to raise the limit on descriptors")?;
         let store = Arc::new(RwLock::new(ObjectStore::new(objects)));
         let tracker = Tracker::new(Limits::from_memory(plan.memory_limit), plan.report.filter);
-        let drain = Drain::spawn(rings.events, rings.stacks, TrackerSink(tracker), start)
+        let layouts = Layouts::default();
+        let (teller, names) = names::spawn(Box::new(layouts.clone()), start)
+            .context("failed to start the names' thread")?;
+        let sink = TrackerSink { tracker, teller };
+        let drain = Drain::spawn(rings.events, rings.stacks, sink, start)
             .context("failed to start the drain's thread")?;
-        let reporter = Reporter::spawn(store.clone(), &plan, output)
+        let reporter = Reporter::spawn(store.clone(), names, &plan, output)
             .context("failed to start the report's thread")?;
+        if let Some(reason) = probes.tracepoints_may_be_skipped() {
+            log::warn!(
+                "this kernel may skip a fork, exec or exit; it is counted and looked for: {reason:#}"
+            );
+        }
         if plan.probes.log_level > 0 {
             notices::follow_log(&mut probes)?;
         }
-        let library = Library::new(store, arrays);
+        let (pythons, looked) = Pythons::new(arrays.pythons);
+        let library = Library::new(store, arrays.rows, arrays.pages, arrays.mappings);
         let (targets, attached) = Targets::new(
             plan.selection.clone(),
-            probes.attacher().clone(),
+            probes.attacher().clone().guarded_by(guard.clone()),
             maps,
             library,
+            pythons,
+            layouts,
         );
         Ok(Self {
             plan,
             targets,
             attached,
+            looked,
             notices: Notices::watch(rings.notices)?,
             drain,
             reporter,
             command,
-            calibration: probes.calibration(),
+            guard,
             waiting_said: false,
-            notices_lost: 0,
-            _probes: probes,
+            rescans: 0,
+            unheard: 0,
+            probes,
+            start,
+            code_ends: CodeEnds::default(),
         })
     }
 
@@ -187,6 +221,7 @@ impl Session {
                 }
                 notices = self.notices.read() => self.targets.on_notices(&notices?),
                 Some(attached) = self.attached.recv() => self.targets.on_attached(attached),
+                Some(looked) = self.looked.recv() => self.targets.on_looked(looked),
                 _ = rescan.tick() => self.rescan(),
                 () = sleep_until(next_look.into()) => {}
             }
@@ -202,30 +237,59 @@ impl Session {
         }
     }
 
-    /// Tells the tracker of ends that it cannot see.
+    /// Tells the tracker of ends and execs that it cannot see.
     fn tell_tracker(&mut self) {
-        for pid in self.targets.take_unheard() {
-            self.drain.request(Ask::End(pid));
+        for unheard in self.targets.take_unheard() {
+            self.drain.request(match unheard {
+                Unheard::End(pid) => Ask::End(pid),
+                Unheard::Exec(pid, exec_count) => Ask::Exec(pid, exec_count),
+            });
         }
     }
 
+    /// Looks for what no notice has told of.
     fn rescan(&mut self) {
+        if let Some(guard) = &self.guard {
+            guard.check();
+        }
+        self.rescans += 1;
+        let loads = self.rescans.is_multiple_of(PYTHON_RESCANS);
         let rules = &self.plan.selection.rules;
-        let moves = rules
-            .iter()
-            .any(|rule| matches!(rule, Rule::Cgroup(_) | Rule::All));
-        let lost = self
-            .targets
-            .maps()
-            .stats()
-            .map_or(0, |stats| stats.notices_lost);
-        if lost > self.notices_lost {
-            self.notices_lost = lost;
-            self.targets.check_alive();
-            self.targets.scan();
+        let moves = rules.iter().any(|rule| match rule {
+            Rule::Cgroup(_) | Rule::All => true,
+            Rule::Python => loads,
+            Rule::Pid(_) | Rule::Comm(_) => false,
+        });
+        let at = self.start.elapsed();
+        if let Ok(stats) = self.targets.maps().stats() {
+            self.check_code_ends(&stats, at);
+        }
+        let unheard = self.count_unheard();
+        if unheard > self.unheard {
+            self.unheard = unheard;
+            self.targets.check_all();
         } else if moves {
             self.targets.scan();
         }
+    }
+
+    /// How much about processes has not come through: notices that were lost, programs that were skipped.
+    fn count_unheard(&self) -> u64 {
+        let stats = self.targets.maps().stats();
+        let skipped = self.probes.skipped();
+        stats.map_or(0, |stats| stats.notices_lost)
+            + skipped.map_or(0, |skipped| skipped.tracepoints)
+    }
+
+    /// Tells the tracker when ends of code objects have been lost. `at`: before the counters were read.
+    fn check_code_ends(&mut self, stats: &Stats, at: Duration) {
+        let lost = stats.lost[usize::from(event::CODE_FREED)];
+        if lost > self.code_ends.lost {
+            let since = self.code_ends.looked_at;
+            self.drain.request(Ask::DistrustCodes { since });
+            self.code_ends.lost = lost;
+        }
+        self.code_ends.looked_at = at;
     }
 
     /// Whether nothing is traced and nothing can come.
@@ -240,15 +304,23 @@ impl Session {
             self.waiting_said = true;
             return false;
         }
-        let open = self.plan.selection.rules.iter().any(Rule::is_open);
-        if open && self.plan.wait {
-            if !self.waiting_said {
-                self.waiting_said = true;
-                measure::say("waiting for a process that matches (Ctrl-C ends)");
-            }
-            return false;
+        let rules = &self.plan.selection.rules;
+        let open: Vec<String> = rules
+            .iter()
+            .filter(|rule| rule.is_open())
+            .map(ToString::to_string)
+            .collect();
+        if open.is_empty() || !self.plan.wait {
+            return true;
         }
-        true
+        if !self.waiting_said {
+            self.waiting_said = true;
+            let selectors = open.join(" or ");
+            measure::say(&format!(
+                "waiting for a process that matches {selectors} (Ctrl-C ends)"
+            ));
+        }
+        false
     }
 
     /// Asks for a live report unless one is being made.
@@ -263,7 +335,9 @@ impl Session {
     /// The state of everything now.
     async fn job(&mut self, is_final: bool) -> anyhow::Result<Job> {
         // The counters first: what they count has happened when the state is taken.
-        let measured = measure::measured(&mut self.targets, self.calibration)?;
+        let at = self.start.elapsed();
+        let measured = measure::measured(&mut self.targets, &self.probes)?;
+        self.check_code_ends(&measured.stats, at);
         Ok(Job {
             snapshot: self.freeze().await?,
             facts: measure::facts(&mut self.targets, self.command.as_mut()),

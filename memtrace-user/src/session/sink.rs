@@ -5,6 +5,7 @@ use std::time::Duration;
 use memtrace_common::event::Event;
 use tokio::sync::oneshot;
 
+use super::names::Teller;
 use crate::{
     drain::{
         decode::{DecodeError, StackRecord},
@@ -27,36 +28,58 @@ pub(super) enum Ask {
     },
     /// Nothing more will be heard of a process: it is let go, or its end was lost.
     End(Pid),
+    /// A process runs the program that it has begun as its so-and-so-many-th, and its exec may not have been seen.
+    Exec(Pid, u32),
+    /// Ends of Python code objects were lost, none before this time since the session began.
+    DistrustCodes {
+        /// When none had been lost yet.
+        since: Duration,
+    },
 }
 
 /// Owns the tracker on the drain's thread.
 #[derive(Debug)]
-pub(super) struct TrackerSink(pub(super) Tracker);
+pub(super) struct TrackerSink {
+    /// Follows the blocks.
+    pub(super) tracker: Tracker,
+    /// Hears of Python code objects.
+    pub(super) teller: Teller,
+}
 
 impl Sink for TrackerSink {
     type Request = Ask;
 
     fn event(&mut self, event: &Event, now: Millis) {
-        self.0.apply(event, now);
+        self.tracker.apply(event, now);
     }
 
     fn stack(&mut self, stack: StackRecord<'_>) {
-        self.0.add_stack(&stack.header, stack.frames);
+        self.tracker.add_stack(&stack.header, stack.frames);
+    }
+
+    fn round_ended(&mut self, drained_until: &dyn Fn() -> Option<Duration>) {
+        self.tracker.settle();
+        let words = self.tracker.take_words();
+        self.teller.round_ended(words, drained_until);
     }
 
     fn malformed(&mut self, error: DecodeError) {
         log::warn!("a record of the probes is damaged: {error}");
-        self.0.count_malformed(1);
+        self.tracker.count_malformed(1);
     }
 
     fn answer(&mut self, request: Ask, now: Millis) {
         match request {
             Ask::Freeze { filter, answer } => {
-                let snapshot = self.0.freeze(filter, Duration::from_millis(now.0.into()));
+                let snapshot = self
+                    .tracker
+                    .freeze(filter, Duration::from_millis(now.0.into()));
                 // The session may have given up on it.
                 let _ = answer.send(snapshot);
             }
-            Ask::End(pid) => self.0.end(pid, now),
+            Ask::End(pid) => self.tracker.end(pid, now),
+            Ask::Exec(pid, exec_count) => self.tracker.exec(pid, exec_count, now),
+            Ask::DistrustCodes { since } => self.tracker.distrust_codes(since),
         }
     }
 }

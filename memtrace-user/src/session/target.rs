@@ -7,10 +7,11 @@ use std::{
     time::{Duration, Instant},
 };
 
+use super::{pythons::Placed, targets::PythonState};
 use crate::{
     ids::{Bytes, ObjectId, Pid},
     probe::FileLinks,
-    report::ProcessFacts,
+    report::{ProcessFacts, RuntimeFacts},
     target::procfs::{self, ProcessInfo},
 };
 
@@ -33,16 +34,24 @@ const MAX_FORMER: usize = 64;
 pub(super) struct Target {
     /// Id, name and start.
     pub(super) info: ProcessInfo,
+    /// When it was first seen, in clock ticks since boot.
+    pub(super) since_ticks: u64,
     /// What it runs.
     pub(super) exe: PathBuf,
+    /// The file of that: device and inode.
+    pub(super) program: Option<(u64, u64)>,
     /// Programs it has begun since it was first seen.
     pub(super) exec_count: u32,
     /// Whether it is traced because its parent is.
     pub(super) followed: bool,
     /// Its probes, by file.
     pub(super) links: HashMap<ObjectId, FileLinks>,
-    /// Files it mapped when it was last looked at.
-    pub(super) mapped: Vec<ObjectId>,
+    /// Files with code that it mapped when it was last looked at.
+    pub(super) placed: Vec<Placed>,
+    /// Its Python, if it has one.
+    pub(super) python: PythonState,
+    /// What was known of its runtime when it ended.
+    pub(super) last_runtime: Option<RuntimeFacts>,
     /// Files whose probes are being attached.
     pub(super) pending: HashSet<ObjectId>,
     /// Whether the user has been told of it.
@@ -80,11 +89,15 @@ impl Target {
         let now = Instant::now();
         Self {
             info,
+            since_ticks: procfs::ticks_since_boot(),
             exe: procfs::exe(pid).unwrap_or_default(),
+            program: procfs::program(pid),
             exec_count: 0,
             followed,
             links: HashMap::new(),
-            mapped: Vec::new(),
+            placed: Vec::new(),
+            python: PythonState::default(),
+            last_runtime: None,
             pending: HashSet::new(),
             announced: false,
             run: 0..0,
@@ -126,6 +139,10 @@ impl Target {
             rss: self.rss,
             ended: None,
             notes: Vec::new(),
+            runtime: self
+                .last_runtime
+                .clone()
+                .unwrap_or_else(|| self.python.facts()),
         }
     }
 
@@ -143,6 +160,7 @@ impl Target {
         self.exec_count += 1;
         self.info.comm = comm;
         self.exe = procfs::exe(self.pid()).unwrap_or_default();
+        self.program = procfs::program(self.pid());
         self.announced = false;
         self.is_young();
     }

@@ -4,6 +4,8 @@
 //! detaching) runs on blocking threads and reports back.
 
 mod follow;
+mod python;
+mod select;
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -13,27 +15,27 @@ use std::{
     time::{Duration, Instant},
 };
 
-use memtrace_common::{
-    cookie, kind,
-    process::{PROCESS_FOLLOW, PROCESS_TRACED, Process},
-};
+use memtrace_common::{cookie, kind, process::Process};
 use tokio::sync::mpsc;
 
-use self::follow::Bystander;
+pub(super) use self::python::PythonState;
+use self::{follow::Bystander, select::Undecided};
 use super::{
-    attach::{self, Attached, Attaching},
+    attach::{self, Attached, Attaching, Job, Purpose},
     library::{Library, Sites},
+    names::Layouts,
+    pythons::Pythons,
     target::Target,
 };
 use crate::{
     ids::Pid,
     plan::Selection,
     probe::{Attacher, FileLinks, Maps, ProbeSite},
+    python::presence::Presence,
     target::{
         maps::MapsError,
         object::Object,
         procfs::{self, ProcessInfo},
-        rule::Rule,
     },
 };
 
@@ -57,6 +59,15 @@ pub(super) enum Word {
     },
 }
 
+/// What the tracker must be told of a process, because no event does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Unheard {
+    /// It has ended or is let go.
+    End(Pid),
+    /// It runs another program, its so-and-so-many-th.
+    Exec(Pid, u32),
+}
+
 /// See the module.
 #[derive(Debug)]
 pub(super) struct Targets {
@@ -64,13 +75,17 @@ pub(super) struct Targets {
     attaching: Attaching,
     maps: Maps,
     library: Library,
+    pythons: Pythons,
+    layouts: Layouts,
+    presence: Presence,
+    undecided: Undecided,
     live: BTreeMap<Pid, Target>,
     exited: VecDeque<Target>,
     words: Vec<Word>,
     /// Children that have inherited probes and are not traced, the oldest first.
     bystanders: VecDeque<Bystander>,
-    /// Processes whose end the tracker must be told of.
-    unheard: Vec<Pid>,
+    /// What the tracker must be told.
+    unheard: Vec<Unheard>,
 }
 
 impl Targets {
@@ -79,6 +94,8 @@ impl Targets {
         attacher: Attacher,
         maps: Maps,
         library: Library,
+        pythons: Pythons,
+        layouts: Layouts,
     ) -> (Self, mpsc::UnboundedReceiver<Attached>) {
         let (attaching, results) = Attaching::new(attacher);
         let targets = Self {
@@ -86,6 +103,10 @@ impl Targets {
             attaching,
             maps,
             library,
+            pythons,
+            layouts,
+            presence: Presence::default(),
+            undecided: Undecided::default(),
             live: BTreeMap::new(),
             exited: VecDeque::new(),
             words: Vec::new(),
@@ -122,13 +143,18 @@ impl Targets {
             .is_none_or(|target| target.pending.is_empty())
     }
 
+    /// Files that could not be opened because there are too many.
+    pub(super) fn refused_objects(&self) -> u64 {
+        self.library.refused_objects()
+    }
+
     /// The probes' tables and counters.
     pub(super) fn maps(&self) -> &Maps {
         &self.maps
     }
 
-    /// Processes whose end the tracker must be told of, since the last call.
-    pub(super) fn take_unheard(&mut self) -> Vec<Pid> {
+    /// What the tracker must be told, since the last call.
+    pub(super) fn take_unheard(&mut self) -> Vec<Unheard> {
         std::mem::take(&mut self.unheard)
     }
 
@@ -148,15 +174,14 @@ impl Targets {
 
     /// Traces every running process that is selected and not traced yet; gives their number.
     pub(super) fn scan(&mut self) -> usize {
-        let own = std::process::id();
-        let new: Vec<ProcessInfo> = procfs::processes()
-            .into_iter()
-            .filter(|info| info.pid.0 != own && !self.live.contains_key(&info.pid))
-            .filter(|info| self.selects(info.pid, &info.comm))
-            .collect();
-        let count = new.len();
-        for info in new {
-            self.begin(info, false);
+        let own = [Some(Pid(std::process::id())), self.attaching.guard()];
+        let mut count = 0;
+        for info in procfs::processes() {
+            let is_new = !own.contains(&Some(info.pid)) && !self.live.contains_key(&info.pid);
+            if is_new && self.selects(info.pid, &info.comm) {
+                self.begin(info, false);
+                count += 1;
+            }
         }
         count
     }
@@ -186,8 +211,13 @@ impl Targets {
         let Attached {
             pid,
             object,
+            purpose,
             result,
         } = attached;
+        if purpose == Purpose::CodeObjects {
+            self.on_code_probe(pid, object.id, result);
+            return;
+        }
         let Some(target) = self.live.get_mut(&pid) else {
             if let Ok(links) = result {
                 attach::drop_later(links);
@@ -224,10 +254,14 @@ impl Targets {
             self.look(pid);
         }
         let cleaning = self.clean_bystanders(now);
+        let python = self.check_pythons(now);
+        let undecided = self.decide(now);
         self.live
             .values()
             .filter_map(Target::look_due)
             .chain(cleaning)
+            .chain(python)
+            .chain(undecided)
             .min()
     }
 
@@ -237,28 +271,12 @@ impl Targets {
         let links: Vec<FileLinks> = self
             .live
             .values_mut()
-            .flat_map(|target| target.links.drain().map(|(_, links)| links))
+            .flat_map(|target| {
+                let code = target.python.take_links();
+                target.links.drain().map(|(_, links)| links).chain(code)
+            })
             .collect();
         attach::drop_now(links);
-    }
-
-    fn selects(&self, pid: Pid, comm: &str) -> bool {
-        self.any_rule_takes(pid, comm, |_| true)
-    }
-
-    /// Whether the children of a process of this name are selected as they are forked: they have its name and its cgroup,
-    /// but not its id.
-    fn follows(&self, pid: Pid, comm: &str) -> bool {
-        self.selection.follow_children || self.any_rule_takes(pid, comm, Rule::is_open)
-    }
-
-    fn any_rule_takes(&self, pid: Pid, comm: &str, among: impl Fn(&Rule) -> bool) -> bool {
-        let rules = &self.selection.rules;
-        let by_cgroup = rules.iter().any(|rule| matches!(rule, Rule::Cgroup(_)));
-        let cgroup = if by_cgroup { procfs::cgroup(pid) } else { None };
-        rules
-            .iter()
-            .any(|rule| among(rule) && rule.takes(pid, comm, cgroup.as_deref()))
     }
 
     fn begin(&mut self, info: ProcessInfo, followed: bool) {
@@ -282,15 +300,6 @@ impl Targets {
         }
         self.live.insert(pid, Target::new(info, followed));
         self.look(pid);
-    }
-
-    fn flags_of(&self, pid: Pid, comm: &str) -> u32 {
-        PROCESS_TRACED
-            | if self.follows(pid, comm) {
-                PROCESS_FOLLOW
-            } else {
-                0
-            }
     }
 
     /// Reads a process's mappings, tells the probes and attaches to allocators that are new.
@@ -317,33 +326,48 @@ impl Targets {
             }
         };
         let changed = map.changed;
-        let old = std::mem::replace(&mut target.run, map.run.clone());
-        let process = Process {
-            mapping_base: map.run.start,
-            mapping_count: map.run.end - map.run.start,
-            flags: self.flags_of(pid, &comm),
-            ..Process::default()
-        };
-        match self.maps.update(pid, process) {
-            Ok(true) => {}
-            // It has ended, and the notice of that is on its way.
-            Ok(false) => return,
-            Err(error) => self.words.push(Word::Trouble {
-                pid,
-                comm,
-                reason: format!("{error:#}"),
-            }),
+        let old = std::mem::replace(&mut target.run, map.run);
+        let objects = map.files.iter().map(|file| file.object.clone()).collect();
+        target.placed = map.files;
+        if !self.tell_probes(pid) {
+            return;
         }
         if changed {
             self.library.retire(old);
+            self.look_at_python(pid);
         }
-        let mapped = map.objects.iter().map(|object| object.id).collect();
-        let news = self.attach_objects(pid, map.objects);
+        let news = self.attach_objects(pid, objects);
         if let Some(target) = self.live.get_mut(&pid) {
-            target.mapped = mapped;
             target.looked(news || changed);
         }
         self.announce(pid);
+    }
+
+    /// Tells the probes what is known of a process. `false` when they do not know it any more: it has ended, and the notice of
+    /// that is on its way.
+    fn tell_probes(&mut self, pid: Pid) -> bool {
+        let Some(comm) = self.live.get(&pid).map(|target| target.info.comm.clone()) else {
+            return false;
+        };
+        let flags = self.flags_of(pid, &comm);
+        let Some(target) = self.live.get(&pid) else {
+            return false;
+        };
+        let process = Process {
+            mapping_base: target.run.start,
+            mapping_count: target.run.end - target.run.start,
+            flags,
+            python: target.python.reference(),
+            ..Process::default()
+        };
+        match self.maps.update(pid, process) {
+            Ok(known) => known,
+            Err(error) => {
+                let reason = format!("{error:#}");
+                self.words.push(Word::Trouble { pid, comm, reason });
+                true
+            }
+        }
     }
 
     /// The files that a process has probes in, for another that has inherited them.
@@ -351,10 +375,15 @@ impl Targets {
         let Some(target) = self.live.get(&pid) else {
             return Vec::new();
         };
+        let code = target
+            .python
+            .probed()
+            .and_then(|(object, site)| Some((self.library.get(object)?, Arc::from([site]))));
         target
             .links
             .keys()
             .filter_map(|id| self.library.attachable(*id))
+            .chain(code)
             .collect()
     }
 
@@ -375,7 +404,11 @@ impl Targets {
             match self.library.sites_of(&object) {
                 Sites::Found(sites, _) => {
                     target.pending.insert(object.id);
-                    files.push((object.clone(), sites.clone()));
+                    files.push(Job {
+                        object: object.clone(),
+                        sites: sites.clone(),
+                        purpose: Purpose::Allocators,
+                    });
                 }
                 Sites::Hidden => hidden = Some(object),
                 Sites::None => {}
@@ -400,8 +433,8 @@ impl Targets {
         if news {
             // An interposer before the allocator that it calls: otherwise a block could be made by the inner call, seen, and
             // freed through the outer one, unseen.
-            files.sort_by_key(|(_, sites)| {
-                !sites
+            files.sort_by_key(|job| {
+                !job.sites
                     .iter()
                     .any(|site| cookie::kind(site.cookie) == kind::FREE_OUTER)
             });
@@ -423,11 +456,12 @@ impl Targets {
         let mut left_alone = 0;
         // A link outlives the program it was made for: only files that are mapped count.
         for object in target
-            .mapped
+            .placed
             .iter()
+            .map(|file| file.object.id)
             .filter(|object| target.links.contains_key(object))
         {
-            if let Some(Sites::Found(sites, flavour)) = self.library.known_sites(*object)
+            if let Some(Sites::Found(sites, flavour)) = self.library.known_sites(object)
                 && flavour != "linker"
             {
                 left_alone += self.attaching.left_alone(sites);

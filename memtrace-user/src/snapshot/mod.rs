@@ -5,7 +5,12 @@
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
-use crate::ids::{Bytes, Pid, StackId};
+use memtrace_common::stack::FRAME_PYTHON;
+
+use crate::{
+    ids::{BindingId, Bytes, CodeId, Pid, StackId},
+    python::name::Gone,
+};
 
 /// What was frozen.
 #[derive(Clone, Debug, Default)]
@@ -16,6 +21,8 @@ pub struct Snapshot {
     pub processes: Vec<ProcessSnapshot>,
     /// The stacks that the sites of this snapshot refer to. A site whose stack was lost has no entry.
     pub stacks: HashMap<StackId, Arc<Stack>>,
+    /// The bindings that the sites of this snapshot refer to.
+    pub bindings: HashMap<BindingId, Arc<Binding>>,
     /// Events applied since the session began.
     pub events: u64,
     /// Distinct stacks received and kept since the session began.
@@ -26,8 +33,25 @@ pub struct Snapshot {
     pub refused_events: u64,
     /// Stacks that were not kept because the limit of the stack dictionary was reached.
     pub dropped_stacks: u64,
+    /// Times a site could not be bound to the code objects of its Python frames: its stack was lost on its way, or there was
+    /// no room.
+    pub unbound_sites: u64,
     /// What is left of the exited processes that are no longer in `processes`.
     pub forgotten: Forgotten,
+}
+
+impl Snapshot {
+    /// The stack of a site with what its Python frames stand for; `None` when the stack was lost.
+    #[must_use]
+    pub fn bound(&self, site: &SiteCounts) -> Option<Bound<'_>> {
+        let stack = self.stacks.get(&site.stack)?;
+        let codes = match (site.binding, self.bindings.get(&site.binding)) {
+            (_, Some(binding)) => Ok(&*binding.codes),
+            (BindingId::DOUBTED, None) => Err(Gone::EventsLost),
+            (_, None) => Err(Gone::StackLate),
+        };
+        Some(Bound { stack, codes })
+    }
 }
 
 /// The sum of exited processes that were dropped, oldest first, because the limit of kept ones was reached.
@@ -89,11 +113,13 @@ pub struct ProcessSnapshot {
     pub sites: Vec<SiteCounts>,
 }
 
-/// One stack's share of a process.
+/// One site's share of a process: a stack and what its Python frames stand for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct SiteCounts {
     /// The stack.
     pub stack: StackId,
+    /// What its Python frames stood for while the site took blocks.
+    pub binding: BindingId,
     /// Requested bytes that are live.
     pub live_bytes: Bytes,
     /// Blocks that are live.
@@ -122,6 +148,46 @@ impl BlockFilter {
     #[must_use]
     pub fn depends_on_size(&self) -> bool {
         self.min_size.is_some() || self.max_size.is_some()
+    }
+}
+
+/// What the Python frames of a stack stand for in a process.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Binding {
+    /// The stack.
+    pub stack: StackId,
+    /// The code object of each of its Python frames, innermost first.
+    pub codes: Box<[CodeId]>,
+}
+
+/// A stack with what its Python frames stand for.
+#[derive(Clone, Copy, Debug)]
+pub struct Bound<'a> {
+    /// The stack.
+    pub stack: &'a Stack,
+    /// The code object of each of its Python frames, or why none of them is known.
+    pub codes: Result<&'a [CodeId], Gone>,
+}
+
+impl<'a> Bound<'a> {
+    /// The frame words, innermost first, each Python frame with its code object.
+    pub fn frames(self) -> impl Iterator<Item = (u64, Option<Result<CodeId, Gone>>)> + 'a {
+        let mut codes = self.codes.unwrap_or_default().iter();
+        self.stack.frames.iter().map(move |&frame| {
+            let code = (frame & FRAME_PYTHON != 0).then(|| match self.codes {
+                Ok(_) => codes.next().copied().ok_or(Gone::StackLate),
+                Err(gone) => Err(gone),
+            });
+            (frame, code)
+        })
+    }
+}
+
+impl Stack {
+    /// Whether any of its frames is a Python frame.
+    #[must_use]
+    pub fn is_python(&self) -> bool {
+        self.frames.iter().any(|frame| frame & FRAME_PYTHON != 0)
     }
 }
 

@@ -30,18 +30,9 @@ pub fn checks(system: &System) -> Vec<Check> {
     ]
 }
 
-fn release(system: &System) -> Option<(String, (u32, u32))> {
-    let release = system.text("/proc/sys/kernel/osrelease").ok()?;
-    let mut numbers = release
-        .split(['.', '-'])
-        .map_while(|word| word.parse().ok());
-    let version = (numbers.next()?, numbers.next()?);
-    Some((release, version))
-}
-
 fn kernel(system: &System) -> Check {
     const NAME: &str = "kernel";
-    match release(system) {
+    match system.kernel_release() {
         Some((release, version)) if version >= PROMISED => Check::ok(NAME, release),
         Some((release, version)) if version >= OLDEST => Check::degraded(
             NAME,
@@ -178,7 +169,9 @@ fn lockdown(system: &System) -> Check {
 
 fn memlock(system: &System) -> Check {
     const NAME: &str = "locked memory";
-    let is_old = release(system).is_some_and(|(_, version)| version < FIRST_WITHOUT_MEMLOCK);
+    let is_old = system
+        .kernel_release()
+        .is_some_and(|(_, version)| version < FIRST_WITHOUT_MEMLOCK);
     let limits = system.text("/proc/self/limits").unwrap_or_default();
     let limit = limits
         .lines()

@@ -100,6 +100,17 @@ impl System {
         Self { root: root.into() }
     }
 
+    /// Release and version of the kernel.
+    #[must_use]
+    pub fn kernel_release(&self) -> Option<(String, (u32, u32))> {
+        let release = self.text("/proc/sys/kernel/osrelease").ok()?;
+        let mut numbers = release
+            .split(['.', '-'])
+            .map_while(|word| word.parse().ok());
+        let version = (numbers.next()?, numbers.next()?);
+        Some((release, version))
+    }
+
     fn path(&self, path: &str) -> PathBuf {
         self.root.join(path.trim_start_matches('/'))
     }

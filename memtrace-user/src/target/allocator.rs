@@ -18,17 +18,16 @@ mod registers;
 mod routing;
 mod selection;
 mod survey;
-mod symbols;
 
 use memtrace_common::cookie;
 
 use self::{
     code::Code, probe_point::ProbePoint, routing::Router, selection::Selected, survey::Survey,
-    symbols::Symbols,
 };
 use super::{
     elf::{Elf, ElfKind},
     image::Image,
+    symbols::Symbols,
 };
 
 /// Bytes of a function that are searched for branches back to its beginning; a longer one is cut here.

@@ -16,3 +16,4 @@ pub mod object;
 pub mod procfs;
 pub mod rule;
 pub mod store;
+pub(crate) mod symbols;

@@ -2,7 +2,9 @@
 //!
 //! A process may end at any moment, so every read may fail; what is gone is `None` or left out.
 
-use std::{fs, path::PathBuf, time::Duration};
+use std::{fs, os::unix::fs::MetadataExt as _, path::PathBuf, time::Duration};
+
+use nix::time::{ClockId, clock_gettime};
 
 use crate::ids::{Bytes, Pid};
 
@@ -53,6 +55,26 @@ pub fn exe(pid: Pid) -> Option<PathBuf> {
     fs::read_link(format!("/proc/{pid}/exe")).ok()
 }
 
+/// Device and inode of the file a process runs: the same as long as it does, whatever becomes of the file's name.
+#[must_use]
+pub fn program(pid: Pid) -> Option<(u64, u64)> {
+    let file = fs::metadata(format!("/proc/{pid}/exe")).ok()?;
+    Some((file.dev(), file.ino()))
+}
+
+/// The process that has made it, or the one that took its place when that one ended.
+#[must_use]
+pub fn parent(pid: Pid) -> Option<Pid> {
+    Some(Stat::read(pid)?.parent)
+}
+
+/// Now, as [`ProcessInfo::start_ticks`] counts.
+#[must_use]
+pub fn ticks_since_boot() -> u64 {
+    let now = clock_gettime(ClockId::CLOCK_BOOTTIME).map_or(Duration::ZERO, Duration::from);
+    (now.as_secs_f64() * ticks_per_second()) as u64
+}
+
 /// Resident memory.
 #[must_use]
 pub fn rss(pid: Pid) -> Option<Bytes> {
@@ -70,6 +92,12 @@ pub fn cpu_time(pid: Pid) -> Option<Duration> {
     ))
 }
 
+/// Number of its threads.
+#[must_use]
+pub fn threads(pid: Pid) -> Option<u32> {
+    Some(Stat::read(pid)?.threads)
+}
+
 /// Its cgroup, relative to the root of the cgroup-2 hierarchy. `None` when it is gone or there is no such hierarchy.
 #[must_use]
 pub fn cgroup(pid: Pid) -> Option<PathBuf> {
@@ -83,7 +111,9 @@ pub fn cgroup(pid: Pid) -> Option<PathBuf> {
 struct Stat {
     comm: String,
     state: char,
+    parent: Pid,
     cpu_ticks: u64,
+    threads: u32,
     start_ticks: u64,
     virtual_bytes: u64,
 }
@@ -105,7 +135,9 @@ impl Stat {
         Some(Self {
             comm,
             state: fields.first()?.chars().next()?,
+            parent: Pid(number(4)?.try_into().ok()?),
             cpu_ticks: number(14)? + number(15)?,
+            threads: number(20)?.try_into().ok()?,
             start_ticks: number(22)?,
             virtual_bytes: number(23)?,
         })
@@ -139,6 +171,10 @@ mod tests {
         assert_eq!(exe(own), std::env::current_exe().ok());
         assert!(rss(own).is_some_and(|rss| rss > Bytes(100 << 10)));
         assert!(exists(own));
+        assert_eq!(parent(own), Some(Pid(std::os::unix::process::parent_id())));
+        assert!((1..=ticks_since_boot()).contains(&info.start_ticks));
+        let file = fs::metadata(std::env::current_exe().unwrap()).unwrap();
+        assert_eq!(program(own), Some((file.dev(), file.ino())));
     }
 
     #[test]

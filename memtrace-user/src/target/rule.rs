@@ -15,8 +15,23 @@ pub enum Rule {
     Comm(CommPattern),
     /// Processes in this cgroup or below, relative to the hierarchy's root.
     Cgroup(PathBuf),
+    /// Processes that run a CPython.
+    Python,
     /// Every process.
     All,
+}
+
+/// What rules ask of a process.
+#[derive(Clone, Copy, Debug)]
+pub struct Candidate<'a> {
+    /// Its id.
+    pub pid: Pid,
+    /// Its command name.
+    pub comm: &'a str,
+    /// Its cgroup, when a rule asks for it.
+    pub cgroup: Option<&'a Path>,
+    /// Whether it runs a CPython, when a rule asks for it.
+    pub runs_python: bool,
 }
 
 /// A command name as a user writes it.
@@ -81,11 +96,14 @@ fn is_version(rest: &str) -> bool {
 impl Rule {
     /// Whether the rule takes the process.
     #[must_use]
-    pub fn takes(&self, pid: Pid, comm: &str, cgroup: Option<&Path>) -> bool {
+    pub fn takes(&self, process: &Candidate<'_>) -> bool {
         match self {
-            Self::Pid(only) => *only == pid,
-            Self::Comm(pattern) => pattern.matches(comm),
-            Self::Cgroup(path) => cgroup.is_some_and(|cgroup| cgroup.starts_with(path)),
+            Self::Pid(only) => *only == process.pid,
+            Self::Comm(pattern) => pattern.matches(process.comm),
+            Self::Cgroup(path) => process
+                .cgroup
+                .is_some_and(|cgroup| cgroup.starts_with(path)),
+            Self::Python => process.runs_python,
             Self::All => true,
         }
     }
@@ -104,6 +122,7 @@ impl std::fmt::Display for Rule {
             Self::Pid(pid) => write!(f, "--pid {pid}"),
             Self::Comm(pattern) => write!(f, "--comm {pattern}"),
             Self::Cgroup(path) => write!(f, "--cgroup {}", path.display()),
+            Self::Python => f.write_str("--python"),
             Self::All => f.write_str("--all"),
         }
     }
@@ -162,7 +181,14 @@ mod tests {
     #[test]
     fn a_cgroup_takes_what_lies_below_it() {
         let rule = Rule::Cgroup("/system.slice/app".into());
-        let takes = |cgroup: Option<&str>| rule.takes(Pid(1), "x", cgroup.map(Path::new));
+        let takes = |cgroup: Option<&str>| {
+            rule.takes(&Candidate {
+                pid: Pid(1),
+                comm: "x",
+                cgroup: cgroup.map(Path::new),
+                runs_python: false,
+            })
+        };
         assert!(takes(Some("/system.slice/app")));
         assert!(takes(Some("/system.slice/app/worker")));
         assert!(!takes(Some("/system.slice/application")));

@@ -4,7 +4,7 @@
 //! given to another file, so a [`FileKey`] means one file as long as the store lives.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     fs::{File, OpenOptions},
     io,
     os::unix::fs::{FileExt, OpenOptionsExt},
@@ -36,7 +36,8 @@ pub struct ObjectStore {
     /// Object `n` is at `n - 1`.
     all: Vec<Arc<Object>>,
     limit: usize,
-    refused: u64,
+    /// Files that got no object, as many as there may be objects.
+    refused: HashSet<(u64, u64)>,
 }
 
 impl ObjectStore {
@@ -48,7 +49,7 @@ impl ObjectStore {
             vdso: None,
             all: Vec::new(),
             limit: limit.min(MAX_OBJECTS),
-            refused: 0,
+            refused: HashSet::new(),
         }
     }
 
@@ -91,10 +92,10 @@ impl ObjectStore {
         self.all.iter()
     }
 
-    /// Files that got no object because the store was full; one that is asked for again counts again.
+    /// Files that got no object because the store was full; not counted beyond [`MAX_OBJECTS`].
     #[must_use]
     pub fn refused(&self) -> u64 {
-        self.refused
+        self.refused.len() as u64
     }
 
     fn file_object(&mut self, pid: Pid, mapping: &Mapping) -> Option<Arc<Object>> {
@@ -134,7 +135,9 @@ impl ObjectStore {
         file: Result<File, Unusable>,
     ) -> Option<Arc<Object>> {
         if self.all.len() >= self.limit {
-            self.refused += 1;
+            if self.refused.len() < MAX_OBJECTS {
+                self.refused.insert((key.dev, key.ino));
+            }
             return None;
         }
         let id = ObjectId(self.all.len() as u32 + 1);

@@ -13,9 +13,11 @@ pub struct Limits {
     pub live_blocks: usize,
     /// Sites of all processes together. Beyond it, blocks count under the null stack (`siteless_blocks`).
     pub sites: usize,
-    /// Bytes of the stack dictionary. Beyond it, new stacks are dropped (`dropped_stacks`) and their sites have no
-    /// frames.
+    /// Bytes of the dictionary of stacks and bindings. Beyond it, new stacks are dropped (`dropped_stacks`) and their sites
+    /// have no frames; new bindings are left out (`unbound_sites`) and their Python frames have no names.
     pub stack_bytes: usize,
+    /// Bytes for the Python code objects of all processes and for who relies on them. Beyond it, new ones have no names.
+    pub code_bytes: usize,
     /// Running processes, and as many children that share the memory of one. Beyond it, events of new processes
     /// are refused (`refused_events`).
     pub processes: usize,
@@ -36,15 +38,16 @@ const EXITED_SITE_COST: usize = 64;
 const PROCESS_COST: usize = 8 << 10;
 
 impl Limits {
-    /// Divides the memory that the tracker may use, in 16ths: 11 for live blocks, 2 for stacks, 1 each for sites,
-    /// exited processes and running ones.
+    /// Divides the memory that the tracker may use, in 32nds: 21 for live blocks, 4 for stacks, 2 each for sites, exited
+    /// processes and running ones, 1 for code objects.
     #[must_use]
     pub fn from_memory(memory: Bytes) -> Self {
         let sixteenth = usize::try_from(memory.0 / 16).unwrap_or(usize::MAX / 16);
         Self {
-            live_blocks: sixteenth * 11 / BLOCK_COST,
+            live_blocks: sixteenth * 21 / 2 / BLOCK_COST,
             sites: sixteenth / SITE_COST,
             stack_bytes: sixteenth * 2,
+            code_bytes: sixteenth / 2,
             processes: sixteenth / PROCESS_COST,
             exited: 1024,
             exited_sites: sixteenth / EXITED_SITE_COST,

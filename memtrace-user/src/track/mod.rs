@@ -2,15 +2,19 @@
 //!
 //! ```text
 //!  Event ─► Tracker ─► Processes ─► Space ─┬► LiveBlocks ─► Shard ─► Table    who is live, by address
-//!  stack ─►   │                            ├► Sites                           who allocated it
-//!             └─► Stacks                   └► Parking                         who is being reallocated
+//!  stack ─►   │                            ├► Sites ─► Codes                 who allocated it
+//!             │                            └► Parking                         who is being reallocated
+//!             └─► Dictionary ─► Stacks                                         what ids stand for
 //! ```
 //!
 //! The tracker is owned by the drain, which feeds it decoded records in ring order, and hands out frozen
 //! [`Snapshot`]s. It knows no names, no probes and no clock: time is what the drain says. Everything it stores is
 //! bounded by [`Limits`].
 
+mod binding;
 mod block;
+mod codes;
+mod dictionary;
 mod exited;
 mod ledger;
 mod limits;
@@ -30,14 +34,15 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use memtrace_common::{
     event::{self, Event},
-    stack::StackHeader,
+    stack::{FRAME_PYTHON, StackHeader},
 };
 
 pub use self::limits::Limits;
-use self::{processes::Processes, space::Allocation, stacks::Stacks};
+use self::{dictionary::Dictionary, processes::Processes, space::Allocation};
 use crate::{
-    ids::{Bytes, Millis, Pid, StackId, Tid},
-    snapshot::{BlockFilter, ProcessSnapshot, Snapshot, Stack},
+    ids::{BindingId, Bytes, Millis, Pid, StackId, Tid},
+    python::book::Word,
+    snapshot::{Binding, BlockFilter, ProcessSnapshot, Snapshot, Stack},
 };
 
 /// Follows the allocations of all traced processes.
@@ -60,7 +65,7 @@ use crate::{
 #[derive(Debug)]
 pub struct Tracker {
     processes: Processes,
-    stacks: Stacks,
+    dictionary: Dictionary,
     events: u64,
     malformed: u64,
     refused_events: u64,
@@ -73,7 +78,7 @@ impl Tracker {
     pub fn new(limits: Limits, exit_filter: BlockFilter) -> Self {
         Self {
             processes: Processes::new(&limits, exit_filter),
-            stacks: Stacks::new(limits.stack_bytes),
+            dictionary: Dictionary::new(limits.stack_bytes),
             events: 0,
             malformed: 0,
             refused_events: 0,
@@ -88,7 +93,20 @@ impl Tracker {
     /// Ends `pid` like an exit event does, for a process whose exit was learnt in another way. Nothing happens
     /// when it is unknown.
     pub fn end(&mut self, pid: Pid, now: Millis) {
-        self.processes.end(pid, now);
+        self.processes.end(pid, now, &mut self.dictionary);
+    }
+
+    /// A process runs the program that it has begun as its `exec_count`-th, which no event may have told of.
+    pub fn exec(&mut self, pid: Pid, exec_count: u32, now: Millis) {
+        let missed = self.processes.exec_count(pid) < exec_count;
+        if missed
+            && self
+                .processes
+                .exec(pid, now, &mut self.dictionary)
+                .is_none()
+        {
+            self.refused_events += 1;
+        }
     }
 
     /// Applies one event of the ring, in ring order. `now` is the time at which its batch was drained.
@@ -102,7 +120,31 @@ impl Tracker {
 
     /// Keeps a stack that events refer to; see [`crate::drain::decode::stack`].
     pub fn add_stack(&mut self, header: &StackHeader, frames: &[u64]) {
-        self.stacks.add(header, frames);
+        let is_python = frames.iter().any(|frame| frame & FRAME_PYTHON != 0);
+        for pid in self.dictionary.add_stack(header, frames) {
+            if is_python {
+                self.processes.close_stack(pid, StackId(header.id));
+            }
+        }
+    }
+
+    /// Ends a round: every stack that events so far refer to has been added, unless it was lost.
+    pub fn settle(&mut self) {
+        self.processes.settle(&mut self.dictionary);
+    }
+
+    /// What is to be told of code objects since this was last asked, in ring order.
+    #[must_use]
+    pub fn take_words(&mut self) -> Vec<Word> {
+        self.dictionary.take_words()
+    }
+
+    /// Events of kind `CODE_FREED` were lost, none of them before `since`: every code object begins anew, and what was
+    /// counted under the old ones has no names.
+    pub fn distrust_codes(&mut self, since: Duration) {
+        self.processes
+            .distrust_codes(since.into(), &mut self.dictionary);
+        self.dictionary.tell(Word::Distrust { since });
     }
 
     /// Counts records that could not be decoded.
@@ -117,12 +159,14 @@ impl Tracker {
         Snapshot {
             elapsed,
             stacks: self.stacks_of(&processes),
+            bindings: self.bindings_of(&processes),
             processes,
             events: self.events,
-            distinct_stacks: self.stacks.len() as u64,
+            distinct_stacks: self.dictionary.stacks().len() as u64,
             malformed: self.malformed,
             refused_events: self.refused_events,
-            dropped_stacks: self.stacks.dropped(),
+            dropped_stacks: self.dictionary.stacks().dropped(),
+            unbound_sites: self.dictionary.unbound_sites(),
             forgotten: self.processes.exited().forgotten(),
         }
     }
@@ -131,7 +175,7 @@ impl Tracker {
     /// own overhead.
     #[must_use]
     pub fn memory_used(&self) -> Bytes {
-        Bytes((self.processes.memory() + self.stacks.bytes()) as u64)
+        Bytes((self.processes.memory() + self.dictionary.bytes()) as u64)
     }
 
     /// Events applied since the session began.
@@ -163,8 +207,12 @@ impl Tracker {
                 self.processes.space(pid, now)?.realloc_return(thread, call);
             }
             event::FORK => self.fork(event, now)?,
-            event::EXEC => self.processes.exec(pid, now)?,
-            event::EXIT => self.processes.end(pid, now),
+            event::EXEC => self.processes.exec(pid, now, &mut self.dictionary)?,
+            event::EXIT => self.processes.end(pid, now, &mut self.dictionary),
+            event::CODE_FREED => {
+                self.processes
+                    .code_freed(pid, event.addr, &mut self.dictionary);
+            }
             _ => self.malformed += 1,
         }
         Some(())
@@ -174,8 +222,9 @@ impl Tracker {
         match u32::try_from(event.addr) {
             Ok(child) if child != event.tgid => {
                 let shares = event.size() == 1;
+                let parent = Pid(event.tgid);
                 self.processes
-                    .fork(Pid(event.tgid), Pid(child), shares, now)
+                    .fork(parent, Pid(child), shares, now, &mut self.dictionary)
             }
             _ => {
                 self.malformed += 1;
@@ -186,7 +235,16 @@ impl Tracker {
 
     fn stacks_of(&self, processes: &[ProcessSnapshot]) -> HashMap<StackId, Arc<Stack>> {
         let sites = processes.iter().flat_map(|process| &process.sites);
-        let known = sites.filter_map(|site| Some((site.stack, self.stacks.get(site.stack)?)));
+        let known = sites.filter_map(|site| Some((site.stack, self.dictionary.stack(site.stack)?)));
         known.map(|(id, stack)| (id, Arc::clone(stack))).collect()
+    }
+
+    fn bindings_of(&self, processes: &[ProcessSnapshot]) -> HashMap<BindingId, Arc<Binding>> {
+        let sites = processes.iter().flat_map(|process| &process.sites);
+        let bound =
+            sites.filter_map(|site| Some((site.binding, self.dictionary.binding(site.binding)?)));
+        bound
+            .map(|(id, binding)| (id, Arc::clone(binding)))
+            .collect()
     }
 }

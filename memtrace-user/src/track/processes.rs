@@ -5,16 +5,21 @@
 //! that shares its parent's memory (`vfork`, `posix_spawn`) is no generation of its own: until it begins another
 //! program or ends, what it does happens in its parent's memory.
 
+use std::sync::Arc;
+
 use hashbrown::HashMap;
 
 use super::{
+    dictionary::Dictionary,
     exited::Exited,
     ledger::Ledger,
     limits::Limits,
+    sites::Openings,
     space::{Ledgers, Space},
 };
 use crate::{
-    ids::{Millis, Pid},
+    ids::{Millis, Pid, StackId},
+    python::book::Word,
     snapshot::{BlockFilter, ProcessSnapshot},
 };
 
@@ -40,6 +45,8 @@ impl Processes {
             ledgers: Ledgers {
                 blocks: Ledger::new(limits.live_blocks),
                 sites: Ledger::new(limits.sites),
+                codes: Ledger::new(limits.code_bytes),
+                openings: Arc::new(Openings::default()),
             },
             max_running: limits.processes,
         }
@@ -76,11 +83,13 @@ impl Processes {
         child: Pid,
         shares: bool,
         now: Millis,
+        dictionary: &mut Dictionary,
     ) -> Option<()> {
-        self.end(child, now);
+        self.end(child, now, dictionary);
         let owner = self.begin(parent, now)?;
         if !shares {
             let parent = self.running.get_mut(&owner)?;
+            parent.bind_opened(dictionary);
             let space = parent.fork(child, now, &self.ledgers);
             return self.admit(child, space);
         }
@@ -93,7 +102,12 @@ impl Processes {
 
     /// `pid` begins another program: a new generation with nothing in it. A generation that has not done anything
     /// leaves no trace.
-    pub(super) fn exec(&mut self, pid: Pid, now: Millis) -> Option<()> {
+    pub(super) fn exec(
+        &mut self,
+        pid: Pid,
+        now: Millis,
+        dictionary: &mut Dictionary,
+    ) -> Option<()> {
         let owner = self.begin(pid, now)?;
         let mut exec_count = 1;
         if owner == pid {
@@ -103,23 +117,61 @@ impl Processes {
                 self.release(pid);
             }
         }
-        self.end(pid, now);
+        self.end(pid, now, dictionary);
         self.admit(pid, Space::new(pid, exec_count, now, &self.ledgers))
     }
 
+    /// Programs that `pid` has begun. One that works in another's memory has begun none.
+    pub(super) fn exec_count(&self, pid: Pid) -> u32 {
+        self.running.get(&pid).map_or(0, |space| space.exec_count())
+    }
+
     /// `pid` has ended; its last state is kept.
-    pub(super) fn end(&mut self, pid: Pid, now: Millis) {
+    pub(super) fn end(&mut self, pid: Pid, now: Millis, dictionary: &mut Dictionary) {
         if let Some(owner) = self.sharing.remove(&pid)
             && let Some(space) = self.running.get_mut(&owner)
         {
             space.leave(pid);
         }
-        if let Some(space) = self.release(pid) {
+        if let Some(mut space) = self.release(pid) {
+            space.bind_opened(dictionary);
+            dictionary.tell(Word::Ended(pid));
             let last = space.freeze(&self.exit_filter, now);
             self.exited.push(ProcessSnapshot {
                 exited: true,
                 ..last
             });
+        }
+    }
+
+    /// `pid` is about to free a Python code object. Of no interest in a process of which nothing is known.
+    pub(super) fn code_freed(&mut self, pid: Pid, addr: u64, dictionary: &mut Dictionary) {
+        let owner = self.sharing.get(&pid).copied().unwrap_or(pid);
+        if let Some(space) = self.running.get_mut(&owner) {
+            space.code_freed(addr, dictionary);
+        }
+    }
+
+    /// All stacks have arrived that events so far refer to, but for those that were lost.
+    pub(super) fn settle(&mut self, dictionary: &mut Dictionary) {
+        for pid in self.ledgers.openings.take() {
+            if let Some(space) = self.running.get_mut(&pid) {
+                space.settle(dictionary);
+            }
+        }
+    }
+
+    /// A stack has arrived late in a process: its sites begin anew.
+    pub(super) fn close_stack(&mut self, pid: Pid, stack: StackId) {
+        if let Some(space) = self.running.get_mut(&pid) {
+            space.sites.close_stack(stack);
+        }
+    }
+
+    /// See [`Space::distrust_codes`].
+    pub(super) fn distrust_codes(&mut self, since: Millis, dictionary: &mut Dictionary) {
+        for space in self.running.values_mut() {
+            space.distrust_codes(since, dictionary);
         }
     }
 
@@ -142,10 +194,15 @@ impl Processes {
         self.ledgers.blocks.bytes() + spaces + self.exited.bytes()
     }
 
-    /// Blocks and sites stored for all running processes, as the ledgers have them.
+    /// Blocks, sites and bytes of code objects stored for all running processes, as the ledgers have them.
     #[cfg(test)]
-    pub(super) fn stored(&self) -> (usize, usize) {
-        (self.ledgers.blocks.entries(), self.ledgers.sites.entries())
+    pub(super) fn stored(&self) -> (usize, usize, usize) {
+        let ledgers = &self.ledgers;
+        (
+            ledgers.blocks.entries(),
+            ledgers.sites.entries(),
+            ledgers.codes.entries(),
+        )
     }
 
     /// Takes a generation in, unless there are too many.

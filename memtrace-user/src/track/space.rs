@@ -7,10 +7,11 @@ use std::sync::Arc;
 
 use super::{
     block::{Block, Key},
+    codes::Codes,
     ledger::Ledger,
     live::LiveBlocks,
     parking::{Parked, Parking},
-    sites::Sites,
+    sites::{Openings, Sites},
     tally::Tally,
 };
 use crate::{
@@ -18,11 +19,14 @@ use crate::{
     snapshot::{BlockFilter, ProcessSnapshot},
 };
 
-/// What limits the blocks and the sites of all processes together.
+/// What limits the blocks, the sites and the code objects of all processes together, and where opened sites are
+/// announced.
 #[derive(Clone, Debug)]
 pub(super) struct Ledgers {
     pub(super) blocks: Arc<Ledger>,
     pub(super) sites: Arc<Ledger>,
+    pub(super) codes: Arc<Ledger>,
+    pub(super) openings: Arc<Openings>,
 }
 
 /// One call of an allocator that gave a block.
@@ -36,10 +40,11 @@ pub(super) struct Allocation {
 
 #[derive(Debug)]
 pub(super) struct Space {
-    begun: Millis,
+    pub(super) begun: Millis,
     live: LiveBlocks,
     parked: Parking,
-    sites: Sites,
+    pub(super) sites: Sites,
+    pub(super) codes: Codes,
     /// The running totals in the form in which they are frozen; has no sites.
     ///
     /// Sums of bytes wrap instead of overflowing. No sum of real sizes comes near the end of a `u64`; for sizes
@@ -54,7 +59,12 @@ impl Space {
             begun,
             live: LiveBlocks::new(Arc::clone(&ledgers.blocks)),
             parked: Parking::new(Arc::clone(&ledgers.blocks)),
-            sites: Sites::new(Arc::clone(&ledgers.sites)),
+            sites: Sites::new(
+                pid,
+                Arc::clone(&ledgers.openings),
+                Arc::clone(&ledgers.sites),
+            ),
+            codes: Codes::new(Arc::clone(&ledgers.codes)),
             totals: ProcessSnapshot {
                 pid,
                 exec_count,
@@ -62,6 +72,10 @@ impl Space {
                 ..ProcessSnapshot::default()
             },
         }
+    }
+
+    pub(super) fn pid(&self) -> Pid {
+        self.totals.pid
     }
 
     pub(super) fn exec_count(&self) -> u32 {
@@ -160,7 +174,11 @@ impl Space {
         space.totals.live_bytes = ours.live_bytes;
         space.totals.inherited_blocks = ours.live_blocks;
         space.live = self.live.fork(self.sites.len());
-        space.sites = self.sites.fork();
+        space.sites = self.sites.fork(child);
+        if let Some(codes) = self.codes.fork() {
+            space.codes = codes;
+            space.sites.set_opened(self.sites.opened().to_vec());
+        }
         // The child has none of the parent's other threads: what they reallocate stays as it is, unless the
         // allocator had already given the address away.
         for (key, block) in self.parked.iter() {
@@ -196,7 +214,7 @@ impl Space {
 
     /// Bytes that this process alone needs beyond its blocks.
     pub(super) fn memory(&self) -> usize {
-        size_of::<Self>() + self.sites.memory()
+        size_of::<Self>() + self.sites.memory() + self.codes.memory()
     }
 
     /// Takes a block out of the table.

@@ -10,34 +10,33 @@ use crate::{ids::StackId, snapshot::Stack};
 /// Bytes that a stack needs beside its frames: the entry in a table that has just grown, and its two allocations.
 const STACK_COST: usize = 128;
 
-/// The dictionary of stacks, bounded by its bytes. A stack that arrives twice stays as it was first.
+/// The stacks, bounded by their bytes. A stack that arrives twice stays as it was first.
 #[derive(Debug)]
 pub(super) struct Stacks {
     known: HashMap<StackId, Arc<Stack>>,
     bytes: usize,
-    max_bytes: usize,
     dropped: u64,
 }
 
 impl Stacks {
-    pub(super) fn new(max_bytes: usize) -> Self {
+    pub(super) fn new() -> Self {
         Self {
             known: HashMap::new(),
             bytes: 0,
-            max_bytes,
             dropped: 0,
         }
     }
 
-    pub(super) fn add(&mut self, header: &StackHeader, frames: &[u64]) {
+    /// Keeps a stack if all together take no more than `max_bytes`. Whether it was new and is kept.
+    pub(super) fn add(&mut self, header: &StackHeader, frames: &[u64], max_bytes: usize) -> bool {
         let id = StackId(header.id);
         if self.known.contains_key(&id) {
-            return;
+            return false;
         }
         let bytes = STACK_COST + size_of_val(frames);
-        if self.bytes + bytes > self.max_bytes {
+        if self.bytes + bytes > max_bytes {
             self.dropped += 1;
-            return;
+            return false;
         }
         self.bytes += bytes;
         let stack = Stack {
@@ -46,6 +45,7 @@ impl Stacks {
             cut_addr: header.cut_addr,
         };
         self.known.insert(id, Arc::new(stack));
+        true
     }
 
     pub(super) fn get(&self, id: StackId) -> Option<&Arc<Stack>> {

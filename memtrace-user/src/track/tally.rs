@@ -67,7 +67,7 @@ impl<'a> Tally<'a> {
         }
     }
 
-    /// The process's totals with what was counted. Adds up sites of one stack.
+    /// The process's totals with what was counted. Adds up sites of one stack and binding.
     pub(super) fn finish(self, totals: &ProcessSnapshot) -> ProcessSnapshot {
         let inherited = &self.counts[..self.sites.first_own() as usize];
         let mut frozen = ProcessSnapshot {
@@ -127,11 +127,11 @@ fn age(birth: Millis, now: Millis) -> Duration {
     Millis(now.0.saturating_sub(birth.0)).into()
 }
 
-/// Makes one entry of all that have one stack.
+/// Makes one entry of all that have one stack and one binding.
 fn add_up(sites: &mut Vec<SiteCounts>) {
-    sites.sort_unstable_by_key(|site| site.stack);
+    sites.sort_unstable_by_key(|site| (site.stack, site.binding));
     sites.dedup_by(|from, into| {
-        let same = from.stack == into.stack;
+        let same = (from.stack, from.binding) == (into.stack, into.binding);
         if same {
             into.live_bytes.0 = into.live_bytes.0.wrapping_add(from.live_bytes.0);
             into.live_blocks += from.live_blocks;

@@ -82,7 +82,7 @@ pub fn add_rows(image: &Image, elf: &Elf, builder: &mut RowsBuilder) -> CfiStats
 
 /// The bytes of `.eh_frame` and their address: by the section headers, or where these are stripped by the index that
 /// the program's own unwinder uses. The index does not say where the section ends; it ends itself.
-fn read_eh_frame(image: &Image, elf: &Elf) -> Option<(Vec<u8>, u64)> {
+pub(crate) fn read_eh_frame(image: &Image, elf: &Elf) -> Option<(Vec<u8>, u64)> {
     if let Some(bytes) = read_section(image, elf, b".eh_frame") {
         return Some((bytes, elf.section(b".eh_frame")?.vaddr));
     }

@@ -94,7 +94,7 @@ fn without_object(mapping: &Mapping) -> wire::Mapping {
 ///
 /// Only code segments count: a read-only segment may share its last page of the file with the first page of code,
 /// and is mapped at another distance. Of several code segments the mapping belongs to the one it shows most of.
-fn bias(mapping: &Mapping, elf: &Elf) -> Option<u64> {
+pub(crate) fn bias(mapping: &Mapping, elf: &Elf) -> Option<u64> {
     let shown = mapping.offset..mapping.offset.saturating_add(mapping.end - mapping.start);
     let segment = elf
         .code()

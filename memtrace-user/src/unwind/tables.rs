@@ -2,10 +2,9 @@
 //!
 //! Owns the placing, the order of writing, and what is said of an object that finds no room. The probe may read at
 //! any time, so an object's rows and pages are complete before anybody is told where they are, and their room is
-//! given to another object only after [`unload`](Tables::unload), whose caller sees to it that nobody refers to
-//! them.
+//! theirs as long as the tables last.
 
-use std::{collections::HashMap, ops::Range};
+use std::collections::HashMap;
 
 use memtrace_common::{
     limits::MAX_SEGMENTS,
@@ -40,8 +39,8 @@ impl Words for Vec<u64> {
 pub struct Tables<W> {
     rows: Region<W>,
     pages: Region<W>,
-    loaded: HashMap<ObjectId, Loaded>,
-    left_out: HashMap<ObjectId, Need>,
+    /// Also those that have no rows or found no room: the room never grows.
+    loaded: HashMap<ObjectId, wire::Object>,
 }
 
 /// An array and its free ranges.
@@ -51,21 +50,6 @@ struct Region<W> {
     space: Space,
 }
 
-/// An object that lies in the arrays, or that has no rows to lie there.
-#[derive(Debug)]
-struct Loaded {
-    object: wire::Object,
-    rows: Range<u32>,
-    pages: Range<u32>,
-}
-
-/// What an object that found no room would need; kept so that it is not built again in vain.
-#[derive(Debug, Clone, Copy)]
-struct Need {
-    rows: u32,
-    pages: u32,
-}
-
 impl<W: Words> Tables<W> {
     /// Takes the probe's arrays.
     pub fn new(rows: W, pages: W) -> Self {
@@ -73,7 +57,6 @@ impl<W: Words> Tables<W> {
             rows: Region::new(rows),
             pages: Region::new(pages),
             loaded: HashMap::new(),
-            left_out: HashMap::new(),
         }
     }
 
@@ -81,65 +64,25 @@ impl<W: Words> Tables<W> {
     /// that is. An object without rows, or without room for them, has no pages and a reason.
     pub fn load(&mut self, object: &Object) -> wire::Object {
         if let Some(loaded) = self.loaded.get(&object.id) {
-            return loaded.object;
+            return *loaded;
         }
-        if self
-            .left_out
-            .get(&object.id)
-            .is_some_and(|&need| !self.has_room(need))
-        {
-            return without_rows(object, CUT_TABLE_FULL);
-        }
-        let built = match ObjectRows::build(object) {
-            Ok(built) => built,
-            Err(reason) => {
-                let nothing = Loaded {
-                    object: without_rows(object, reason),
-                    rows: 0..0,
-                    pages: 0..0,
-                };
-                return self.loaded.entry(object.id).or_insert(nothing).object;
-            }
+        let loaded = match ObjectRows::build(object) {
+            Ok(built) => self.place(object, &built).unwrap_or_else(|| {
+                log::warn!("no room for the unwind rows of {}", object.path.display());
+                without_rows(object, CUT_TABLE_FULL)
+            }),
+            Err(reason) => without_rows(object, reason),
         };
-        let need = Need {
-            rows: built.rows.len() as u32,
-            pages: built.pages.len() as u32,
-        };
-        let Some(loaded) = self.place(object, &built, need) else {
-            log::warn!("no room for the unwind rows of {}", object.path.display());
-            self.left_out.insert(object.id, need);
-            return without_rows(object, CUT_TABLE_FULL);
-        };
-        self.left_out.remove(&object.id);
-        self.loaded.entry(object.id).or_insert(loaded).object
+        *self.loaded.entry(object.id).or_insert(loaded)
     }
 
-    /// Gives an object's room to others. First every reference to it must be gone from the probe's maps, and every
-    /// walk that may have read one must have ended.
-    pub fn unload(&mut self, id: ObjectId) {
-        self.left_out.remove(&id);
-        if let Some(loaded) = self.loaded.remove(&id) {
-            self.rows.space.give_back(loaded.rows);
-            self.pages.space.give_back(loaded.pages);
-        }
-    }
-
-    /// Objects that are left out because there is no room.
-    #[must_use]
-    pub fn left_out(&self) -> usize {
-        self.left_out.len()
-    }
-
-    fn has_room(&self, need: Need) -> bool {
-        self.rows.space.largest() >= need.rows && self.pages.space.largest() >= need.pages
-    }
-
-    fn place(&mut self, object: &Object, built: &ObjectRows, need: Need) -> Option<Loaded> {
-        if !self.has_room(need) {
+    fn place(&mut self, object: &Object, built: &ObjectRows) -> Option<wire::Object> {
+        let (row_count, page_count) = (built.rows.len() as u32, built.pages.len() as u32);
+        if self.rows.space.largest() < row_count || self.pages.space.largest() < page_count {
             return None;
         }
-        let rows = self.rows.space.take(need.rows)?;
-        let pages = self.pages.space.take(need.pages)?;
+        let rows = self.rows.space.take(row_count)?;
+        let pages = self.pages.space.take(page_count)?;
         self.rows.words.write(rows.start, &built.rows);
         let moved: Vec<u64> = built
             .pages
@@ -147,15 +90,10 @@ impl<W: Words> Tables<W> {
             .map(|&entry| move_page(entry, rows.start))
             .collect();
         self.pages.words.write(pages.start, &moved);
-        let wire = wire::Object {
+        Some(wire::Object {
             page_base: pages.start,
-            page_count: need.pages,
+            page_count,
             ..without_rows(object, 0)
-        };
-        Some(Loaded {
-            object: wire,
-            rows,
-            pages,
         })
     }
 }

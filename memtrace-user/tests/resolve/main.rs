@@ -5,7 +5,7 @@
 mod oracle;
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     fs::{self, File},
     io::{Read, Seek, SeekFrom, Write},
     path::{Path, PathBuf},
@@ -15,8 +15,12 @@ use std::{
 
 use memtrace::{
     ids::{Bytes, ObjectId},
-    resolve::{Frame, Reason, ResolveOptions, Resolver},
-    snapshot::Stack,
+    python::{
+        book::{BookLimits, CodeBook},
+        name::Gone,
+    },
+    resolve::{Frame, Names, Origin, Reason, ResolveOptions, Resolver},
+    snapshot::{Bound, Stack},
     target::object::Object,
 };
 use memtrace_common::{
@@ -39,7 +43,18 @@ fn names(resolver: &mut Resolver, object: &Arc<Object>, frames: &[u64]) -> Vec<F
         ..Stack::default()
     };
     let names = resolver.resolve([&stack], &objects);
-    names.frames(&stack).collect()
+    named(&names, &stack, &objects)
+}
+
+/// The frames of a stack of a process without a language runtime.
+fn named(names: &Names, stack: &Stack, objects: &HashMap<ObjectId, Arc<Object>>) -> Vec<Frame> {
+    let origin = Origin {
+        objects,
+        codes: &CodeBook::new(BookLimits::default()),
+        runtimes: &HashSet::new(),
+    };
+    let codes = Err(Gone::StackLate);
+    names.frames(Bound { stack, codes }, &origin).collect()
 }
 
 /// Names return addresses, given as virtual addresses of the file.
@@ -280,7 +295,7 @@ fn what_cannot_be_named_says_why() {
         &[frame(8, 0x10), FRAME_PYTHON | 5],
     );
     assert_eq!(frames[0].functions, Err(Reason::ObjectUnknown));
-    assert_eq!(frames[1].functions, Err(Reason::Runtime));
+    assert_eq!(frames[1].functions, Err(Reason::Gone(Gone::StackLate)));
 }
 
 #[test]
@@ -384,9 +399,9 @@ fn a_symbolizer_at_its_limit_starts_anew_and_says_the_same() {
     let names = tight.resolve(&stacks, &objects);
     let truth = lines(&object, &returns);
     for stack in &stacks {
-        let found: Vec<_> = names
-            .frames(stack)
-            .map(|frame| Line::all_of(&frame))
+        let found: Vec<_> = named(&names, stack, &objects)
+            .iter()
+            .map(Line::all_of)
             .collect();
         assert_eq!(found, truth);
     }

@@ -10,7 +10,7 @@ use anyhow::Result;
 use crate::apt;
 
 /// Everything the tests call, by Debian's names. In one place: a test that needs more adds it here.
-const TEST_PACKAGES: [&str; 17] = [
+const TEST_PACKAGES: [&str; 18] = [
     // Oracles.
     "binutils",
     "gdb",
@@ -26,6 +26,7 @@ const TEST_PACKAGES: [&str; 17] = [
     "libtcmalloc-minimal4",
     // Programs to trace.
     "git",
+    "python3",
     "redis-server",
     "redis-tools",
     "sqlite3",

@@ -15,6 +15,8 @@ use anyhow::{Context as _, Result};
 
 /// Longest time for one boot with its tests.
 const LIMIT: Duration = Duration::from_secs(600);
+/// What every repetition of the tests that are repeated may add to it: the slowest takes 10 s here under load.
+const LIMIT_OF_A_RUN: Duration = Duration::from_secs(30);
 
 /// Two CPUs and no disk; the console is standard output. `thread=single`: with a thread for each CPU, 7.3-rc7 panicked in
 /// two runs of three while it patched its own code.
@@ -45,10 +47,40 @@ pub(super) struct Outcome {
     pub(super) took: Duration,
 }
 
+/// What the guest is to do, instead of every test as often as `tests/vm/test` says.
+#[derive(Clone, Debug, Default, clap::Args)]
+pub(super) struct Orders {
+    /// Run only this test, written BINARY::TEST (repeatable)
+    #[arg(long, value_name = "TEST")]
+    only: Vec<String>,
+    /// Run every scenario of a test so many times
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    repeat: Option<u32>,
+    /// Keep so many loops busy beside the tests, each of which starts programs without end
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    load: u32,
+}
+
+impl Orders {
+    /// As the kernel's command line: what the kernel does not know, it gives `init` as environment.
+    fn words(&self) -> String {
+        let repeat = self
+            .repeat
+            .map_or(String::new(), |runs| format!(" MEMTRACE_TEST_RUNS={runs}"));
+        let only = self.only.join(",");
+        format!("{repeat} VM_ONLY={only} VM_LOAD={}", self.load)
+    }
+
+    fn limit(&self) -> Duration {
+        let tests = u32::try_from(self.only.len().max(1)).unwrap_or(u32::MAX);
+        LIMIT + LIMIT_OF_A_RUN * self.repeat.unwrap_or(0).saturating_mul(tests)
+    }
+}
+
 /// Boots a kernel and waits for its end. The console goes to `log`.
-pub(super) fn boot(vmlinuz: &Path, image: &Path, log: &Path) -> Result<Outcome> {
+pub(super) fn boot(vmlinuz: &Path, image: &Path, log: &Path, orders: &Orders) -> Result<Outcome> {
     let began = Instant::now();
-    let mut qemu = qemu(vmlinuz, image);
+    let mut qemu = qemu(vmlinuz, image, orders);
     let mut child = qemu
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
@@ -89,12 +121,14 @@ impl TestResult {
     }
 }
 
-fn qemu(vmlinuz: &Path, image: &Path) -> Command {
+fn qemu(vmlinuz: &Path, image: &Path, orders: &Orders) -> Command {
     let mut qemu = Command::new("timeout");
-    qemu.arg("--kill-after=5").arg(LIMIT.as_secs().to_string());
+    qemu.arg("--kill-after=5")
+        .arg(orders.limit().as_secs().to_string());
     qemu.arg("qemu-system-x86_64").args(MACHINE.split(' '));
     qemu.arg("-kernel").arg(vmlinuz).arg("-initrd").arg(image);
-    qemu.args(["-append", COMMAND_LINE]);
+    qemu.arg("-append")
+        .arg(format!("{COMMAND_LINE}{}", orders.words()));
     qemu
 }
 

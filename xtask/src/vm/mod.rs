@@ -10,7 +10,10 @@ use std::{fs, path::Path, process::ExitCode};
 
 use anyhow::Result;
 
-use self::{guest::Outcome, kernel::Kernel};
+use self::{
+    guest::{Orders, Outcome},
+    kernel::Kernel,
+};
 use crate::{run, setup, shell, tally::Tally};
 
 /// 6.1 and newer are promised. 5.10 stands for 5.15, which no mirror has, and is stricter.
@@ -24,19 +27,26 @@ const CONSOLE_LINES: usize = 200;
 pub(crate) struct Args {
     /// Versions such as `6.1`, or `newest`; all that are tested when none is named.
     kernels: Vec<String>,
+    #[command(flatten)]
+    orders: Orders,
 }
 
 /// Runs the matrix.
 pub(crate) fn main(args: &Args) -> Result<ExitCode> {
     setup::build_tools()?;
     setup::test_packages()?;
-    let tally = matrix(&args.kernels)?;
+    let tally = boot_each(&args.kernels, &args.orders)?;
     println!("{tally}");
     Ok(tally.exit_code())
 }
 
-/// Boots each kernel in turn and prints what passed where. No kernel named means all of [`DEFAULT`].
+/// Every test on these kernels.
 pub(crate) fn matrix(kernels: &[String]) -> Result<Tally> {
+    boot_each(kernels, &Orders::default())
+}
+
+/// Boots each kernel in turn and prints what passed where. No kernel named means all of [`DEFAULT`].
+fn boot_each(kernels: &[String], orders: &Orders) -> Result<Tally> {
     let mut names: Vec<_> = kernels.iter().map(String::as_str).collect();
     if names.is_empty() {
         names.extend(DEFAULT);
@@ -49,7 +59,7 @@ pub(crate) fn matrix(kernels: &[String]) -> Result<Tally> {
     build_image(&image)?;
     let mut tally = Tally::default();
     for kernel in kernel::prepare(&wanted, &dir)? {
-        tally += test(kernel, &image, &dir).unwrap_or_else(|error| {
+        tally += test(kernel, &image, &dir, orders).unwrap_or_else(|error| {
             println!("vm: {error:#} ... FAILED");
             Tally::of(false)
         });
@@ -59,17 +69,17 @@ pub(crate) fn matrix(kernels: &[String]) -> Result<Tally> {
 
 /// Boots one kernel; a second time when the guest did not come to its end and no fault of the kernel says why, which
 /// emulation alone can cause.
-fn test(kernel: Result<Kernel>, image: &Path, dir: &Path) -> Result<Tally> {
+fn test(kernel: Result<Kernel>, image: &Path, dir: &Path, orders: &Orders) -> Result<Tally> {
     let kernel = kernel?;
     let log = dir.join(format!("{}.log", kernel.version));
-    let mut outcome = guest::boot(&kernel.vmlinuz, image, &log)?;
+    let mut outcome = guest::boot(&kernel.vmlinuz, image, &log, orders)?;
     if !outcome.ended && !outcome.crashed {
         fs::rename(&log, log.with_extension("first.log"))?;
         shell::say(&format!(
             "{} did not come to its end; once more",
             kernel.version
         ));
-        outcome = guest::boot(&kernel.vmlinuz, image, &log)?;
+        outcome = guest::boot(&kernel.vmlinuz, image, &log, orders)?;
     }
     let tally = print(&kernel, &outcome);
     if tally.failed > 0 {

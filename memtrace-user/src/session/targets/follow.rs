@@ -7,10 +7,9 @@ use std::{
 
 use memtrace_common::notice::{self, NOTICE_FOLLOWED, NOTICE_SHARES_MEMORY, Notice};
 
-use super::{MAX_EXITED, Targets, attach};
+use super::{MAX_EXITED, Targets, Unheard, attach};
 use crate::{
     ids::Pid,
-    session::target::Target,
     target::procfs::{self, ProcessInfo},
 };
 
@@ -54,20 +53,50 @@ impl Targets {
         }
     }
 
-    /// Looks for the ends and changes of processes that no notice has told of.
-    pub(in crate::session) fn check_alive(&mut self) {
-        let gone: Vec<Pid> = self
-            .live
-            .values()
-            .filter(|target| {
-                procfs::process(target.pid())
-                    .is_none_or(|now| now.start_ticks != target.info.start_ticks)
-            })
-            .map(Target::pid)
-            .collect();
-        for pid in gone {
-            self.end(pid);
+    /// Looks for what has happened to processes without a notice: ends, other programs, new processes, children.
+    pub(in crate::session) fn check_all(&mut self) {
+        for pid in self.live.keys().copied().collect::<Vec<_>>() {
+            self.check(pid);
         }
+        self.scan();
+        if self.selection.follow_children {
+            while self.adopt() > 0 {}
+        }
+    }
+
+    /// Looks at a process of which a notice may have been lost.
+    fn check(&mut self, pid: Pid) {
+        let Some(target) = self.live.get(&pid) else {
+            return;
+        };
+        let Some(now) =
+            procfs::process(pid).filter(|now| now.start_ticks == target.info.start_ticks)
+        else {
+            self.end(pid);
+            return;
+        };
+        let program = procfs::program(pid);
+        if program.is_some() && program != target.program {
+            self.on_exec(pid, now.comm);
+            if let Some(target) = self.live.get(&pid) {
+                self.unheard.push(Unheard::Exec(pid, target.exec_count));
+            }
+        }
+    }
+
+    /// Traces the children that traced processes have forked since they are traced; gives their number.
+    fn adopt(&mut self) -> usize {
+        let before = self.live.len();
+        for info in procfs::processes() {
+            let is_child = || {
+                let parent = self.live.get(&procfs::parent(info.pid)?)?;
+                Some(info.start_ticks >= parent.since_ticks)
+            };
+            if !self.live.contains_key(&info.pid) && is_child() == Some(true) {
+                self.begin(info, true);
+            }
+        }
+        self.live.len().saturating_sub(before)
     }
 
     /// Takes the probes out of children that had time to run another program and did not; gives the next time.
@@ -118,10 +147,16 @@ impl Targets {
                 if let Some(target) = self.live.get_mut(&pid) {
                     target.is_young();
                 }
+            } else if !selected {
+                self.wait_for_python(pid);
             }
             return;
         };
         target.begin_program(comm);
+        self.forget_python(pid);
+        let Some(target) = self.live.get_mut(&pid) else {
+            return;
+        };
         let stays = selected || target.followed && self.selection.follow_children;
         if !stays {
             // It is no longer selected. It has begun a generation in the tracker, which nothing else would end.
@@ -156,6 +191,8 @@ impl Targets {
         target.exited = true;
         self.library
             .retire(std::mem::replace(&mut target.run, 0..0));
+        target.last_runtime = Some(target.python.facts());
+        self.release_python(pid, std::mem::take(&mut target.python));
         for (_, links) in target.links.drain() {
             attach::drop_later(links);
         }
@@ -168,7 +205,7 @@ impl Targets {
     /// The process is let go, or has ended unheard: the tracker has to be told.
     pub(super) fn end(&mut self, pid: Pid) {
         self.on_exit(pid);
-        self.unheard.push(pid);
+        self.unheard.push(Unheard::End(pid));
     }
 }
 

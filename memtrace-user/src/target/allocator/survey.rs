@@ -8,8 +8,8 @@ use super::{
     Flavour,
     names::{self, Function, Mark, Name, NameSpace},
     routing::{Service, Services},
-    symbols::{Slot, Symbol, Symbols},
 };
+use crate::target::symbols::{Slot, Symbol, Symbols};
 
 /// Functions that are taken from one object; the largest allocator known (mimalloc) has 60.
 const MAX_FUNCTIONS: usize = 256;

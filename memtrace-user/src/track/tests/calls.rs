@@ -20,6 +20,7 @@ fn an_allocation_is_live_until_it_is_freed() {
     assert_eq!(process.peak_bytes, Bytes(150));
     let expected = SiteCounts {
         stack: StackId(7),
+        binding: crate::ids::BindingId::NONE,
         live_bytes: Bytes(50),
         live_blocks: 1,
         allocated_bytes: Bytes(150),

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::{
     after, alloc, ample, by, exec, exit, fork, free, generations, live, only, realloc_enter,
-    realloc_return, site, vfork,
+    realloc_return, site, tracker, vfork,
 };
 use crate::{
     ids::{Bytes, Millis, Pid},
@@ -217,4 +217,26 @@ fn an_exited_process_counts_what_passed_the_exit_filter() {
     }
     let snapshot = tracker.freeze(large, Duration::ZERO);
     assert_eq!(live(only(&snapshot)), (1, 100));
+}
+
+#[test]
+fn an_exec_that_was_not_seen_begins_a_program_once() {
+    let mut tracker = tracker(
+        ample(),
+        &[alloc(1, 0x10, 100, 7), exec(1), alloc(1, 0x20, 50, 7)],
+    );
+    // Its first program after the one it was found with has been seen to begin, its second has not.
+    tracker.exec(Pid(1), 1, Millis(0));
+    tracker.exec(Pid(1), 2, Millis(0));
+    tracker.exec(Pid(1), 2, Millis(0));
+    tracker.apply(&alloc(1, 0x30, 5, 7), Millis(0));
+    let snapshot = tracker.freeze(BlockFilter::default(), Duration::ZERO);
+    let lives: Vec<_> = generations(&snapshot, 1)
+        .iter()
+        .map(|process| (process.exec_count, process.exited, live(process)))
+        .collect();
+    assert_eq!(
+        lives,
+        [(2, false, (1, 5)), (0, true, (1, 100)), (1, true, (1, 50))]
+    );
 }

@@ -2,6 +2,7 @@
 
 mod bounds;
 mod calls;
+mod codes;
 mod lifetimes;
 mod model;
 mod random;

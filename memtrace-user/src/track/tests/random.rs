@@ -195,7 +195,7 @@ proptest! {
         for pid in 1..6 {
             tracker.apply(&exit(pid), Millis(0));
         }
-        prop_assert_eq!(tracker.processes.stored(), (0, 0));
+        prop_assert_eq!(tracker.processes.stored(), (0, 0, 0));
     }
 }
 
@@ -214,7 +214,7 @@ fn check_limits(tracker: &Tracker, limits: &Limits) -> Result<(), TestCaseError>
         prop_assert_eq!(process.live_blocks, blocks);
         prop_assert_eq!(process.frees_uncertain || process.folded_blocks == 0, true);
     }
-    let (blocks, _) = tracker.processes.stored();
+    let (blocks, ..) = tracker.processes.stored();
     prop_assert!(
         blocks <= 2 * (limits.live_blocks + limits.live_blocks / 4 + 1),
         "{blocks}"

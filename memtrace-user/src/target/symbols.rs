@@ -10,7 +10,7 @@ use object::{
     read::elf::{Dyn as _, Rela as _, Sym as _},
 };
 
-use crate::target::{
+use super::{
     elf::Elf,
     image::{Image, MAX_READ},
 };
@@ -22,21 +22,21 @@ const MAX_CHAIN: u64 = 4096;
 
 /// A function or data object that the object defines.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Symbol<'tables> {
-    pub(super) name: &'tables [u8],
+pub(crate) struct Symbol<'tables> {
+    pub(crate) name: &'tables [u8],
     /// Address relative to the load base.
-    pub(super) rel: u64,
+    pub(crate) rel: u64,
     /// Bytes; 0 when the symbol does not say.
-    pub(super) size: u64,
+    pub(crate) size: u64,
     /// Whether it is a plain function (`STT_FUNC`, not an `STT_GNU_IFUNC`, which returns one).
-    pub(super) is_function: bool,
+    pub(crate) is_function: bool,
     /// Whether other objects, or other parts of this one, could link to it.
-    pub(super) is_linkable: bool,
+    pub(crate) is_linkable: bool,
 }
 
 /// What the dynamic linker puts into a word.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Slot<'tables> {
+pub(crate) enum Slot<'tables> {
     /// The address of a symbol, by name, wherever it is defined.
     Symbol(&'tables [u8]),
     /// An address in this object, relative to the load base.
@@ -65,7 +65,7 @@ impl Table {
 
 /// The names in an object.
 #[derive(Debug)]
-pub(super) struct Symbols {
+pub(crate) struct Symbols {
     base: u64,
     dynamic: Table,
     fixed: Table,
@@ -77,7 +77,7 @@ pub(super) struct Symbols {
 
 impl Symbols {
     /// Reads the tables. One that is missing or damaged is empty.
-    pub(super) fn read(image: &Image, elf: &Elf) -> Self {
+    pub(crate) fn read(image: &Image, elf: &Elf) -> Self {
         let mut symbols = Self {
             base: elf.base,
             dynamic: Table::default(),
@@ -94,27 +94,27 @@ impl Symbols {
     }
 
     /// Whether the object asks for others to be loaded with it.
-    pub(super) fn needs_others(&self) -> bool {
+    pub(crate) fn needs_others(&self) -> bool {
         self.needs_others
     }
 
     /// Whether the linker has marked it as a program that may be loaded anywhere.
-    pub(super) fn is_pie(&self) -> bool {
+    pub(crate) fn is_pie(&self) -> bool {
         self.is_pie
     }
 
     /// Whether its functions have names, and not only those it exports.
-    pub(super) fn has_own_names(&self) -> bool {
+    pub(crate) fn has_own_names(&self) -> bool {
         !self.fixed.entries.is_empty()
     }
 
     /// What was left out, in words for the user.
-    pub(super) fn notes(&self) -> &[String] {
+    pub(crate) fn notes(&self) -> &[String] {
         &self.notes
     }
 
     /// Every function and data object that is defined here, from both symbol tables; many appear twice.
-    pub(super) fn defined(&self) -> impl Iterator<Item = Symbol<'_>> {
+    pub(crate) fn defined(&self) -> impl Iterator<Item = Symbol<'_>> {
         [&self.dynamic, &self.fixed].into_iter().flat_map(|table| {
             let entries = table.entries().iter();
             entries.filter_map(|symbol| self.symbol(table, symbol))
@@ -122,7 +122,7 @@ impl Symbols {
     }
 
     /// The words that the dynamic linker fills in, by their address relative to the load base.
-    pub(super) fn slots(&self) -> impl Iterator<Item = (u64, Slot<'_>)> {
+    pub(crate) fn slots(&self) -> impl Iterator<Item = (u64, Slot<'_>)> {
         self.relocations().filter_map(|relocation| {
             let slot = match relocation.r_type(LE, false) {
                 elf::R_X86_64_JUMP_SLOT | elf::R_X86_64_GLOB_DAT | elf::R_X86_64_64 => {
@@ -139,7 +139,7 @@ impl Symbols {
     }
 
     /// Names that this object takes from others: undefined symbols that some relocation asks for.
-    pub(super) fn imports(&self) -> impl Iterator<Item = &[u8]> {
+    pub(crate) fn imports(&self) -> impl Iterator<Item = &[u8]> {
         self.relocations().filter_map(|relocation| {
             let symbol = self.target(relocation)?;
             self.dynamic
