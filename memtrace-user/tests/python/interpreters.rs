@@ -78,11 +78,8 @@ fn all() -> Vec<PathBuf> {
         let missing = missing.join(", ");
         assert!(env::var("CI").is_err(), "CI lacks Python {missing}");
         let test = thread::current().name().unwrap_or("?").to_owned();
-        writeln!(
-            std::io::stderr(),
-            "SKIPPED {test} for a part: no Python {missing}"
-        )
-        .unwrap();
+        let mut terminal = std::io::stderr();
+        writeln!(terminal, "SKIPPED {test} for a part: no Python {missing}").unwrap();
     }
     found
 }
