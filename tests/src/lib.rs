@@ -23,6 +23,7 @@ pub mod procfs;
 pub mod programs;
 pub mod python_program;
 pub mod python_truth;
+pub mod pythons;
 pub mod report;
 pub mod truth;
 pub mod wait;
