@@ -2,6 +2,7 @@
 //!
 //! Blocks of one size come from one stack, those of another size from another (`marker.py`). So a site of the report is
 //! known by the size of its blocks; a site whose blocks are not all of one size has mixed stacks up, or is not a marker's.
+//! Only sites that do not say everything may stand for several stacks; see [`groups`].
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -107,30 +108,42 @@ impl PythonTruth {
     /// Compares all sites of the process. The report must list all its sites, and be made before the program ends.
     #[must_use]
     pub fn compare(&self, process: &Process) -> Outcome {
-        let by_size: HashMap<u64, &PythonStack> = self
-            .stacks
-            .iter()
-            .map(|stack| (stack.size, stack))
+        let numbers = self.stacks.iter().enumerate();
+        let by_size: HashMap<u64, usize> = numbers
+            .map(|(number, stack)| (stack.size, number))
             .collect();
-        let mut found: HashMap<u64, u64> = HashMap::new();
+        let mut open: Vec<u64> = self.stacks.iter().map(|stack| stack.count).collect();
         let mut outcome = Outcome {
-            samples: self.stacks.iter().map(|stack| stack.count).sum(),
+            samples: open.iter().sum(),
             ..Outcome::default()
         };
+        let mut incomplete = Vec::new();
         for site in &process.sites {
-            let Some(stack) = size_of_blocks(site).and_then(|size| by_size.get(&size)) else {
-                continue;
-            };
-            *found.entry(stack.size).or_default() += site.counts.live_blocks;
-            outcome.add(site, verdict(site, &stack.frames));
+            let number = size_of_blocks(site).and_then(|size| by_size.get(&size).copied());
+            let verdict = number.map(|number| verdict(site, &self.stacks[number].frames));
+            match (number, verdict) {
+                (Some(number), Some(verdict)) if verdict == Verdict::Equal || is_complete(site) => {
+                    let blocks = site.counts.live_blocks;
+                    outcome.invented += blocks.saturating_sub(open[number]);
+                    open[number] = open[number].saturating_sub(blocks);
+                    outcome.add(site, verdict);
+                }
+                _ if site.counts.live_blocks > 0 && !is_complete(site) => incomplete.push(site),
+                _ => {}
+            }
         }
-        for stack in &self.stacks {
-            let found = found.get(&stack.size).copied().unwrap_or_default();
-            outcome.absent += stack.count.saturating_sub(found);
-            outcome.invented += found.saturating_sub(stack.count);
-        }
+        groups::add(&incomplete, &self.stacks, &mut open, &mut outcome);
+        outcome.absent += open.iter().sum::<u64>();
         outcome
     }
+}
+
+/// Whether a site's stack is whole, and all its Python frames have names and places.
+fn is_complete(site: &Site) -> bool {
+    let mut frames = site.frames.iter().filter(|frame| frame.kind == "python");
+    let is_told =
+        |frame: &Frame| !frame.function.is_empty() && frame.file.is_some() && frame.line.is_some();
+    site.cut.is_none() && frames.all(is_told)
 }
 
 /// The size of each of a site's blocks, if they share one.
@@ -258,6 +271,8 @@ impl fmt::Display for Outcome {
         Ok(())
     }
 }
+
+mod groups;
 
 #[cfg(test)]
 mod tests;

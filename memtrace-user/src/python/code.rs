@@ -153,6 +153,17 @@ impl CodeHead {
             first_line: (word(layout.first_line as usize)? as u32).cast_signed(),
         })
     }
+
+    /// Whether this is the code that the interpreter runs below an `__init__` whose call it has specialised
+    /// (`_Py_InitCleanup`, from 3.12 on): it checks what comes back, and all of it lies before `_co_firsttraceable`, so that
+    /// no traceback and no `f_back` ever leads to a frame of it.
+    ///
+    /// It is a constant that has one `str` for its file and for its name, and no first line. What is compiled begins at line
+    /// 1 or behind.
+    #[must_use]
+    pub fn is_shim(&self) -> bool {
+        self.file == self.name && self.first_line == 0
+    }
 }
 
 /// Whether a word is a reference count. The first word of a freed object is the address of another, or 0. Counts have 32

@@ -16,6 +16,11 @@ pub trait CodeName: fmt::Debug + Send + Sync {
     /// Line of an instruction (`memtrace_common::stack::instr_of`); `None` when it has none.
     fn line(&self, instr: u32) -> Option<u32>;
 
+    /// Whether its frames are the interpreter's own, which Python never shows.
+    fn is_shim(&self) -> bool {
+        false
+    }
+
     /// Bytes that keeping it takes, about.
     fn bytes(&self) -> usize;
 }
@@ -31,6 +36,10 @@ impl CodeName for CodeObject {
 
     fn line(&self, instr: u32) -> Option<u32> {
         self.frame_line(instr)
+    }
+
+    fn is_shim(&self) -> bool {
+        self.head.is_shim()
     }
 
     fn bytes(&self) -> usize {

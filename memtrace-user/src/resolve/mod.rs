@@ -282,21 +282,21 @@ pub struct Names {
 }
 
 impl Names {
-    /// The frames of one of those stacks, innermost first.
+    /// The frames of one of those stacks, innermost first, without those of Python that are the interpreter's own.
     pub fn frames<'a>(
         &'a self,
         bound: Bound<'a>,
         origin: &'a Origin<'a>,
     ) -> impl Iterator<Item = Frame> + 'a {
         let is_python = bound.stack.is_python();
-        bound.frames().map(move |(frame, code)| match code {
+        bound.frames().filter_map(move |(frame, code)| match code {
             Some(code) => python::frame(frame, code, origin.codes),
             None => {
                 let object = ObjectId(stack::object_of(frame));
-                Frame {
+                Some(Frame {
                     is_interpreter: is_python && origin.runtimes.contains(&object),
                     ..self.native(frame)
-                }
+                })
             }
         })
     }

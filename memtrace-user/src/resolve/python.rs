@@ -65,10 +65,18 @@ pub struct Origin<'a> {
     pub runtimes: &'a HashSet<ObjectId>,
 }
 
-/// A Python frame with what is known of it. Its place is a byte of its bytecode, 0 when that is not known.
-pub(super) fn frame(word: u64, code: Result<CodeId, Gone>, codes: &dyn CodeSource) -> Frame {
+/// A Python frame with what is known of it. Its place is a byte of its bytecode, 0 when that is not known. `None` when it is
+/// the interpreter's own.
+pub(super) fn frame(
+    word: u64,
+    code: Result<CodeId, Gone>,
+    codes: &dyn CodeSource,
+) -> Option<Frame> {
     let instr = stack::instr_of(word);
     let name = code.and_then(|id| codes.name(id));
+    if name.as_ref().is_ok_and(|name| name.is_shim()) {
+        return None;
+    }
     let function = name.as_ref().map(|name| Function {
         kind: FunctionKind::Python,
         name: name.function().into(),
@@ -77,7 +85,7 @@ pub(super) fn frame(word: u64, code: Result<CodeId, Gone>, codes: &dyn CodeSourc
         inlined: false,
     });
     let known = instr < stack::INSTR_BEFORE_FIRST;
-    Frame {
+    Some(Frame {
         kind: FunctionKind::Python,
         module: name.as_ref().ok().map(|name| module(name.file()).into()),
         rel: if known { instr * 2 } else { 0 },
@@ -85,7 +93,7 @@ pub(super) fn frame(word: u64, code: Result<CodeId, Gone>, codes: &dyn CodeSourc
         functions: function
             .map(|function| Arc::from([function]))
             .map_err(|gone| Reason::Gone(*gone)),
-    }
+    })
 }
 
 /// The last part of the name that a file's module has if it is imported in the usual way: `cache` of `/app/cache.py`, `app`

@@ -10,6 +10,7 @@
 //! | native | of the build id or, without one, of the file's name (no folders) and its size as a little-endian 64-bit word; 0 when the object is unknown | in the file; the relative address when the object is unknown |
 //! | Python | of the file's name as the code object has it, a 0 byte, the qualified name, a 0 byte | the line; 0 without one |
 //! | Python without a name | 0 | all ones |
+//! | Python that is the interpreter's own ([`CodeName::is_shim`](crate::python::name::CodeName::is_shim)) | does not count | |
 //! | the interpreter's own, in a stack with Python frames | of the function's name without `.cold` and the like | 0 |
 //!
 //! A digest is an FNV-1a hash too. The interpreter's own frames count only if they are shown when interpreters' frames are
@@ -76,7 +77,7 @@ pub(super) fn site_id(
     for (frame, code) in bound.frames() {
         let object = ObjectId(stack::object_of(frame));
         let part = match code {
-            Some(code) => Some(python(frame, code, origin)),
+            Some(code) => python(frame, code, origin),
             None if is_python && origin.runtimes.contains(&object) => interpreter(frame, names),
             None => Some(native(frame, object, objects)),
         };
@@ -103,9 +104,11 @@ fn native(frame: u64, object: ObjectId, objects: &mut Objects<'_>) -> Part {
     }
 }
 
-fn python(frame: u64, code: Result<CodeId, Gone>, origin: &Origin<'_>) -> Part {
+/// `None` when the frame is not shown.
+fn python(frame: u64, code: Result<CodeId, Gone>, origin: &Origin<'_>) -> Option<Part> {
     match code.and_then(|id| origin.codes.name(id)) {
-        Ok(name) => Part {
+        Ok(name) if name.is_shim() => None,
+        Ok(name) => Some(Part {
             digest: Fnv::new()
                 .add(name.file().as_bytes())
                 .add(&[0])
@@ -114,12 +117,12 @@ fn python(frame: u64, code: Result<CodeId, Gone>, origin: &Origin<'_>) -> Part {
                 .0,
             offset: name.line(stack::instr_of(frame)).unwrap_or(0).into(),
             is_final: true,
-        },
-        Err(gone) => Part {
+        }),
+        Err(gone) => Some(Part {
             digest: 0,
             offset: u64::MAX,
             is_final: gone != Gone::NotYet,
-        },
+        }),
     }
 }
 
@@ -370,7 +373,7 @@ mod tests {
             codes: &book,
             runtimes: &HashSet::new(),
         };
-        assert!(!python(frames[0], Ok(id), &origin).is_final);
+        assert!(!python(frames[0], Ok(id), &origin).unwrap().is_final);
     }
 
     #[test]

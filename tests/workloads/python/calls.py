@@ -45,7 +45,7 @@ def named(depth):
     unpacking(depth, other=depth)
 
 
-def recursive(depth, more=7):
+def recursive(depth, more=5):
     if more:
         recursive(depth, more - 1)
     else:

@@ -7,7 +7,9 @@ import tempfile
 
 from marker import mark, run
 
-MODULES = 30
+MODULES = 32
+# Modules that import each other: a stack is to have room for the calls of them all.
+CHAIN = 4
 ROUNDS = 4
 
 # Pure Python, quick to import, and in every version.
@@ -43,7 +45,7 @@ def function():
     AtTheTop().method()
 
 
-if {number}:
+if {number} % {chain}:
     function()
 marker.mark()
 '''
@@ -57,7 +59,10 @@ def write(folder):
     for number in range(MODULES):
         path = os.path.join(package, "module_%d.py" % number)
         text = SOURCE.format(
-            number=number, stdlib=STDLIB[number % len(STDLIB)], next="module_%d" % max(number - 1, 0)
+            number=number,
+            chain=CHAIN,
+            stdlib=STDLIB[number % len(STDLIB)],
+            next="module_%d" % max(number - 1, 0),
         )
         with open(path, "w", encoding="utf-8") as file:
             file.write(text)
@@ -77,8 +82,9 @@ def sample():
         for turn in range(ROUNDS):
             for name in STDLIB:
                 importlib.import_module(name)
-            # The last one imports the others from within each other.
-            importlib.import_module("παλέτα.module_%d" % (MODULES - 1))
+            # The last one of a chain imports the others from within each other.
+            for last in range(CHAIN - 1, MODULES, CHAIN):
+                importlib.import_module("παλέτα.module_%d" % last)
             mark()
             purge()
             importlib.invalidate_caches()
