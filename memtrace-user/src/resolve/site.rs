@@ -307,6 +307,9 @@ mod tests {
         assert_eq!(file_off(elf, 0), None);
     }
 
+    /// A function of the interpreter's own.
+    const SHIM: &str = "shim";
+
     #[derive(Debug)]
     struct Name(&'static str, &'static str, u32);
 
@@ -321,6 +324,10 @@ mod tests {
 
         fn line(&self, instr: u32) -> Option<u32> {
             Some(self.2 + instr)
+        }
+
+        fn is_shim(&self) -> bool {
+            self.0 == SHIM
         }
 
         fn bytes(&self) -> usize {
@@ -358,6 +365,23 @@ mod tests {
         assert_ne!(truth, id(("C.f", "/a.py", 10), &at(0x1000, 3)));
         assert_ne!(truth, id(("C.g", "/a.py", 10), &at(0x1000, 2)));
         assert_ne!(truth, id(("C.f", "/b.py", 10), &at(0x1000, 2)));
+    }
+
+    #[test]
+    fn a_frame_that_python_hides_is_not_there() {
+        let names = [("f", "/a.py", 1), (SHIM, "/b.py", 1), ("g", "/a.py", 5)];
+        let [f, shim, g] = [0x1000, 0x2000, 0x3000].map(|addr| python_frame(addr, 1));
+        let codes = [2, 3, 4].map(CodeId);
+        let id =
+            |frames: &[u64], codes: &[CodeId]| id_of(&HashMap::new(), &names, frames, Ok(codes)).0;
+        let [c, _, d] = codes;
+        assert_eq!(id(&[f, shim, g], &codes), id(&[f, g], &[c, d]));
+        let frame = |word, code| {
+            crate::resolve::python::frame(word, Ok(code), &book(&names))
+                .map(|frame| frame.functions.unwrap()[0].name.clone())
+        };
+        assert_eq!(frame(f, c).as_deref(), Some("f"));
+        assert_eq!(frame(shim, codes[1]), None);
     }
 
     #[test]

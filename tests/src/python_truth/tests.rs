@@ -221,3 +221,43 @@ fn blocks_are_counted_by_their_size() {
         "{outcome}"
     );
 }
+
+#[test]
+fn stacks_that_cannot_be_told_apart_are_judged_by_their_sums() {
+    let stack = |size, count, name| PythonStack {
+        size,
+        count,
+        frames: vec![truth_frame(name, Some(5)), truth_frame("outer", Some(9))],
+    };
+    let truth = PythonTruth {
+        pid: 7,
+        python: "3.12.1".to_owned(),
+        samples: 10,
+        stacks: vec![
+            stack(1001, 6, "a"),
+            stack(1035, 3, "b"),
+            stack(1069, 1, "c"),
+        ],
+    };
+    let compare = |blocks, bytes, outer: u32| {
+        truth.compare(&process(vec![
+            // One of the blocks has its name.
+            site(1, 1001, &[frame("a", 5), frame("outer", 9)]),
+            site(blocks, bytes, &[gone(), frame("outer", outer)]),
+        ]))
+    };
+    let right = compare(9, 5 * 1001 + 3 * 1035 + 1069, 9);
+    assert!(right.is_true());
+    assert_eq!((right.equal, right.absent), (1, 0));
+    assert_eq!(right.missing, BTreeMap::from([("gone".to_owned(), 9)]));
+    // Bytes of somebody else.
+    let wrong = compare(9, 5 * 1001 + 3 * 1035 + 1070, 9);
+    assert_eq!((wrong.equal, wrong.wrong), (1, 9));
+    let fewer = compare(8, 5 * 1001 + 3 * 1035, 9);
+    assert!(fewer.is_true());
+    assert_eq!(fewer.absent, 1);
+    assert_eq!(compare(10, 10_000, 9).invented, 1);
+    // What it does say is not so: it is none of these.
+    let elsewhere = compare(9, 5 * 1001 + 3 * 1035 + 1069, 8);
+    assert_eq!((elsewhere.equal, elsewhere.absent), (1, 9));
+}

@@ -5,6 +5,7 @@ use std::cell::Cell;
 use proptest::prelude::*;
 
 use super::*;
+use crate::python::name::CodeName as _;
 
 const TYPE_ADDR: u64 = 0x5555_0000_1000;
 const CODE: u64 = 0x10_0000;
@@ -123,6 +124,21 @@ fn without_a_line_a_frame_has_its_functions() {
     for instr in [2, 3, INSTR_BEFORE_FIRST, INSTR_UNKNOWN] {
         assert_eq!(code.frame_line(instr), Some(40));
     }
+}
+
+#[test]
+fn the_interpreters_own_code_is_known_by_its_one_name() {
+    let is_shim = |file: u64, line: u64| {
+        let mut objects = objects();
+        let code = &mut objects.objects[0].1;
+        put(code, LAYOUT.filename as usize, file);
+        put(code, LAYOUT.first_line as usize, line);
+        read(&objects).unwrap().is_shim()
+    };
+    assert!(is_shim(NAME, 0));
+    // Modules may begin at line 0, and a file may be called like a function.
+    assert!(!is_shim(FILE, 0));
+    assert!(!is_shim(NAME, 1));
 }
 
 #[test]
