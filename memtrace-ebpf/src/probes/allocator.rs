@@ -56,10 +56,17 @@ fn allocator<W: Walker>(ctx: *mut c_void) -> u64 {
     let kind = cookie::kind(cookie);
     if intrinsics::is_return(ctx) {
         stats.returns[(kind & 15) as usize] += 1;
-        on_return::<W>(ctx, stats);
+        if cookie & cookie::TRIAL != 0 {
+            on_trial_return(ctx, stats);
+        } else {
+            on_return::<W>(ctx, stats);
+        }
         return TAKE_RETURN;
     }
     stats.entries[(kind & 15) as usize] += 1;
+    if cookie & cookie::TRIAL != 0 {
+        return on_trial_entry(ctx, stats, cookie);
+    }
     on_entry::<W>(ctx, stats, cookie)
 }
 
@@ -91,7 +98,7 @@ fn on_free(stats: &mut Stats, key: ThreadKey, regs: Registers, cookie: u32) -> u
         stats.nested += 1;
         return SKIP_RETURN;
     }
-    emit_free(stats, key, event::FREE, argument(regs, cookie, 0));
+    emit_addr(stats, key, event::FREE, argument(regs, cookie, 0));
     SKIP_RETURN
 }
 
@@ -113,11 +120,12 @@ fn on_call<W: Walker>(stats: &mut Stats, key: ThreadKey, regs: Registers, cookie
     let kind = cookie::kind(cookie);
     thread.sp = regs.sp();
     thread.kind = kind;
+    thread.domain = cookie::domain(cookie);
     thread.size = size;
     thread.ptr = ptr;
     match kind {
-        kind::REALLOC | kind::REALLOCARRAY => emit_free(stats, key, event::REALLOC_ENTER, ptr),
-        kind::FREE_OUTER => emit_free(stats, key, event::FREE, ptr),
+        kind::REALLOC | kind::REALLOCARRAY => emit_addr(stats, key, event::REALLOC_ENTER, ptr),
+        kind::FREE_OUTER => emit_addr(stats, key, event::FREE, ptr),
         _ => {}
     }
     TAKE_RETURN
@@ -165,8 +173,9 @@ fn product(count: u64, size: u64) -> u64 {
     count.wrapping_mul(size)
 }
 
+/// An event that has nothing but an address; none for the null pointer.
 #[inline(always)]
-fn emit_free(stats: &mut Stats, key: ThreadKey, kind: u8, addr: u64) {
+fn emit_addr(stats: &mut Stats, key: ThreadKey, kind: u8, addr: u64) {
     if addr == 0 {
         return;
     }
@@ -198,7 +207,7 @@ fn on_return<W: Walker>(ctx: *mut c_void, stats: &mut Stats) {
         return;
     }
     if let Some(event) = finished_call(stats, key, thread, regs.result()) {
-        W::walk_and_emit(ctx, stats, regs, event);
+        W::walk_and_emit(ctx, stats, regs, event, thread.domain);
     }
 }
 
@@ -234,11 +243,33 @@ fn finished_call(stats: &mut Stats, key: ThreadKey, thread: &Thread, result: u64
     })
 }
 
+/// A function that is only listened to: it does not become the thread's outermost call, so that what it calls counts as if
+/// nobody listened.
+#[inline(always)]
+fn on_trial_entry(ctx: *mut c_void, stats: &mut Stats, cookie: u32) -> u64 {
+    let freed = match cookie::kind(cookie) {
+        kind::FREE | kind::REALLOC => argument(Registers::new(ctx), cookie, 0),
+        _ => 0,
+    };
+    emit_addr(stats, ThreadKey::current(), event::TRIAL_FREED, freed);
+    if cookie::kind(cookie) == kind::FREE {
+        SKIP_RETURN
+    } else {
+        TAKE_RETURN
+    }
+}
+
+#[inline(always)]
+fn on_trial_return(ctx: *mut c_void, stats: &mut Stats) {
+    let made = Registers::new(ctx).result();
+    emit_addr(stats, ThreadKey::current(), event::TRIAL_MADE, made);
+}
+
 /// Told in the event ring, so that its place among the allocations is known: what comes later and names this address means
 /// another code object.
 #[inline(always)]
 fn on_code_freed(stats: &mut Stats, key: ThreadKey, code: u64) -> u64 {
-    emit_free(stats, key, event::CODE_FREED, code);
+    emit_addr(stats, key, event::CODE_FREED, code);
     SKIP_RETURN
 }
 

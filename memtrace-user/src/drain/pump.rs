@@ -74,6 +74,12 @@ impl<S: Sink> Drain<S> {
         self.requests.send(request).is_ok()
     }
 
+    /// A way to ask from another thread, which keeps the drain running.
+    #[must_use]
+    pub fn line(&self) -> mpsc::Sender<S::Request> {
+        self.requests.clone()
+    }
+
     /// Delivers what is left in the rings and ends the thread.
     ///
     /// # Errors

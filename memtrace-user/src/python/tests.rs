@@ -1,6 +1,6 @@
 //! Oracles: CPython's own `sys._current_frames()`, and what it says of its version.
 
-mod processes;
+pub(super) mod processes;
 
 use self::processes::{Program, Truth, interpreters, series, supported};
 use super::{

@@ -179,7 +179,16 @@ impl Page {
         let number = number.to_string();
         let indent = RANK_WIDTH.saturating_sub(number.len());
         let rank = format!("{number}  {live}");
-        let parts = [rank, oldest, allocated, format!("site {}", site.site)];
+        let domain = site
+            .domain
+            .map_or(String::new(), |domain| format!("{domain} domain"));
+        let parts = [
+            rank,
+            oldest,
+            allocated,
+            domain,
+            format!("site {}", site.site),
+        ];
         let mut lines = self.flow_from(&parts, indent, FRAME_INDENT);
         lines.extend(self.stack(site));
         if let Some(reason) = site.cut {

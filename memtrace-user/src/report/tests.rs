@@ -198,6 +198,7 @@ fn snapshot() -> (Snapshot, HashMap<ObjectId, Arc<Object>>) {
         ]
         .into();
         Arc::new(Stack {
+            domain: None,
             frames,
             cut,
             cut_addr: u64::from(cut),

@@ -3,9 +3,10 @@
 //! A stack id hashes object numbers, which are counted anew in every run. A [`SiteId`] hashes what the numbers stand
 //! for. It is the 64-bit FNV-1a hash (offset basis `cbf29ce484222325`, prime `100000001b3`) of, for each frame from
 //! the innermost outwards, 16 bytes: the object's digest and the frame's offset in the file, both as little-endian
-//! 64-bit words; behind the frames one byte, the reason why the stack was cut. The digest is the FNV-1a hash of the
-//! build id or, without one, of the file's name (no folders) and its size as a little-endian 64-bit word. A frame whose
-//! object is unknown has digest 0, and its relative address in place of the offset.
+//! 64-bit words; behind the frames one byte, the reason why the stack was cut; behind that, for blocks of one of CPython's
+//! domains, the domain's name. The digest is the FNV-1a hash of the build id or, without one, of the file's name (no
+//! folders) and its size as a little-endian 64-bit word. A frame whose object is unknown has digest 0, and its relative
+//! address in place of the offset.
 //!
 //! FNV because it can be written out in a line wherever a site must be recognized again. An address at which a
 //! stack was cut is left out: it differs from process to process.
@@ -53,7 +54,11 @@ pub(super) fn site_id(stack: &Stack, objects: &mut Objects<'_>) -> (SiteId, bool
         known &= digest != 0;
         hash = hash.add(&digest.to_le_bytes()).add(&offset.to_le_bytes());
     }
-    (SiteId(hash.add(&[stack.cut]).0), known)
+    hash = hash.add(&[stack.cut]);
+    if let Some(domain) = stack.domain {
+        hash = hash.add(domain.to_string().as_bytes());
+    }
+    (SiteId(hash.0), known)
 }
 
 /// What an object contributes to the ids of its frames.
@@ -94,6 +99,7 @@ mod tests {
     use memtrace_common::unwind::FileKey;
 
     use super::*;
+    use crate::snapshot::Domain;
 
     const OWN: &str = "/proc/self/exe";
 
@@ -159,6 +165,21 @@ mod tests {
         let objects = HashMap::from([object(1, "a", OWN)]);
         let (inner, outer) = (stack::frame(1, 0x2010), stack::frame(1, 0x2020));
         assert_ne!(id(&objects, &[inner, outer]), id(&objects, &[outer, inner]));
+    }
+
+    #[test]
+    fn domains_are_sites_of_their_own() {
+        let id = |domain| {
+            let stack = Stack {
+                domain,
+                frames: [stack::frame(1, 0x1010)].into(),
+                ..Stack::default()
+            };
+            site_id(&stack, &mut Objects::new(&HashMap::new())).0
+        };
+        // Computed from the module's text with Python's integers.
+        assert_eq!(id(Some(Domain::Object)).to_string(), "9b9456d41e3ce77c");
+        assert_ne!(id(Some(Domain::Object)), id(Some(Domain::Mem)));
     }
 
     #[test]

@@ -269,7 +269,8 @@ fn find_sites(object: &Object) -> Sites {
     }
 }
 
-fn attach_order(kind: u32) -> u32 {
+/// Probes are attached in ascending order of it.
+pub(super) fn attach_order(kind: u32) -> u32 {
     match kind {
         kind::FREE | kind::FREE_OUTER => 0,
         kind::REALLOC | kind::REALLOCARRAY => 1,

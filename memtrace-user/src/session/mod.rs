@@ -10,7 +10,9 @@
 
 mod attach;
 mod command;
+mod domains;
 mod library;
+mod listener;
 mod measure;
 mod notices;
 mod preview;
@@ -21,6 +23,7 @@ mod signals;
 mod sink;
 mod target;
 mod targets;
+mod trial;
 
 use anyhow::Context as _;
 

@@ -15,6 +15,7 @@ use super::{
     Outcome,
     attach::Attached,
     command::Command,
+    domains::{Domains, Tried},
     library::Library,
     measure,
     notices::{self, Notices},
@@ -52,6 +53,7 @@ pub(super) struct Session {
     targets: Targets,
     attached: mpsc::UnboundedReceiver<Attached>,
     looked: mpsc::UnboundedReceiver<Looked>,
+    tried: mpsc::UnboundedReceiver<Tried>,
     notices: Notices,
     drain: Drain<TrackerSink>,
     reporter: Reporter,
@@ -95,7 +97,7 @@ impl Session {
             store::raise_descriptor_limit().context("failed to raise the limit on descriptors")?;
         let store = Arc::new(RwLock::new(ObjectStore::new(objects)));
         let tracker = Tracker::new(Limits::from_memory(plan.memory_limit), plan.report.filter);
-        let drain = Drain::spawn(rings.events, rings.stacks, TrackerSink(tracker), start)
+        let drain = Drain::spawn(rings.events, rings.stacks, TrackerSink::new(tracker), start)
             .context("failed to start the drain's thread")?;
         let reporter = Reporter::spawn(store.clone(), &plan, output)
             .context("failed to start the report's thread")?;
@@ -104,18 +106,22 @@ impl Session {
         }
         let (pythons, looked) = Pythons::new(arrays.pythons);
         let library = Library::new(store, arrays.rows, arrays.pages, arrays.mappings);
+        let attacher = probes.attacher().clone();
+        let (domains, tried) = Domains::new(plan.domains, attacher.clone(), drain.line());
         let (targets, attached) = Targets::new(
             plan.selection.clone(),
-            probes.attacher().clone(),
+            attacher,
             maps,
             library,
             pythons,
+            domains,
         );
         Ok(Self {
             plan,
             targets,
             attached,
             looked,
+            tried,
             notices: Notices::watch(rings.notices)?,
             drain,
             reporter,
@@ -193,6 +199,7 @@ impl Session {
                 notices = self.notices.read() => self.targets.on_notices(&notices?),
                 Some(attached) = self.attached.recv() => self.targets.on_attached(attached),
                 Some(looked) = self.looked.recv() => self.targets.on_looked(looked),
+                Some(tried) = self.tried.recv() => self.targets.on_tried(tried),
                 _ = rescan.tick() => self.rescan(),
                 () = sleep_until(next_look.into()) => {}
             }

@@ -1,16 +1,18 @@
 //! The tracker as the drain's sink, and what the session asks of it.
 
-use std::time::Duration;
+use std::{sync::mpsc, time::Duration};
 
 use memtrace_common::event::Event;
 use tokio::sync::oneshot;
 
+use super::listener::Listener;
 use crate::{
     drain::{
         decode::{DecodeError, StackRecord},
         pump::Sink,
     },
     ids::{Millis, Pid},
+    python::coverage::Heard,
     snapshot::{BlockFilter, Snapshot},
     track::Tracker,
 };
@@ -27,36 +29,70 @@ pub(super) enum Ask {
     },
     /// Nothing more will be heard of a process: it is let go, or its end was lost.
     End(Pid),
+    /// Listen to a process; answered when it has begun.
+    Listen(Pid, mpsc::Sender<()>),
+    /// What was heard of a process, up to now. `None` when that was too much.
+    Heard(Pid, mpsc::Sender<Option<Heard>>),
+    /// Nothing; answered when all that had happened before has been delivered.
+    Settle(mpsc::Sender<()>),
 }
 
 /// Owns the tracker on the drain's thread.
 #[derive(Debug)]
-pub(super) struct TrackerSink(pub(super) Tracker);
+pub(super) struct TrackerSink {
+    tracker: Tracker,
+    listener: Listener,
+}
+
+impl TrackerSink {
+    /// Nobody is listened to yet.
+    pub(super) fn new(tracker: Tracker) -> Self {
+        Self {
+            tracker,
+            listener: Listener::default(),
+        }
+    }
+}
 
 impl Sink for TrackerSink {
     type Request = Ask;
 
     fn event(&mut self, event: &Event, now: Millis) {
-        self.0.apply(event, now);
+        if !self.listener.takes(event) {
+            self.tracker.apply(event, now);
+        }
     }
 
     fn stack(&mut self, stack: StackRecord<'_>) {
-        self.0.add_stack(&stack.header, stack.frames);
+        self.tracker.add_stack(&stack.header, stack.frames);
     }
 
     fn malformed(&mut self, error: DecodeError) {
         log::warn!("a record of the probes is damaged: {error}");
-        self.0.count_malformed(1);
+        self.tracker.count_malformed(1);
     }
 
     fn answer(&mut self, request: Ask, now: Millis) {
         match request {
             Ask::Freeze { filter, answer } => {
-                let snapshot = self.0.freeze(filter, Duration::from_millis(now.0.into()));
+                let snapshot = self
+                    .tracker
+                    .freeze(filter, Duration::from_millis(now.0.into()));
                 // The session may have given up on it.
                 let _ = answer.send(snapshot);
             }
-            Ask::End(pid) => self.0.end(pid, now),
+            Ask::End(pid) => self.tracker.end(pid, now),
+            // Whoever has asked may have given up.
+            Ask::Listen(pid, begun) => {
+                self.listener.begin(pid);
+                let _ = begun.send(());
+            }
+            Ask::Heard(pid, answer) => {
+                let _ = answer.send(self.listener.end(pid));
+            }
+            Ask::Settle(done) => {
+                let _ = done.send(());
+            }
         }
     }
 }

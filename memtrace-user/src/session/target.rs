@@ -7,7 +7,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{pythons::Placed, targets::PythonState};
+use super::{
+    pythons::Placed,
+    targets::{DomainState, PythonState},
+};
 use crate::{
     ids::{Bytes, ObjectId, Pid},
     probe::FileLinks,
@@ -46,6 +49,8 @@ pub(super) struct Target {
     pub(super) placed: Vec<Placed>,
     /// Its Python, if it has one.
     pub(super) python: PythonState,
+    /// That Python's allocator.
+    pub(super) domains: DomainState,
     /// Files whose probes are being attached.
     pub(super) pending: HashSet<ObjectId>,
     /// Whether the user has been told of it.
@@ -89,6 +94,7 @@ impl Target {
             links: HashMap::new(),
             placed: Vec::new(),
             python: PythonState::default(),
+            domains: DomainState::default(),
             pending: HashSet::new(),
             announced: false,
             run: 0..0,
@@ -129,7 +135,7 @@ impl Target {
             generation: self.generation(),
             rss: self.rss,
             ended: None,
-            notes: Vec::new(),
+            notes: self.domains.words().into_iter().collect(),
         }
     }
 
