@@ -20,6 +20,7 @@ pub mod memtrace;
 pub mod privilege;
 pub mod procfs;
 pub mod programs;
+pub mod python;
 pub mod report;
 pub mod truth;
 pub mod wait;

@@ -1,7 +1,7 @@
 //! A trial of one process: whether probes on CPython's allocator would see every call.
 //!
 //! ```text
-//! debug hooks? ─► listen ─► scan of the pools ─► some time ─► scan ─► what was heard ─► let go
+//! debug hooks? ─► listen ─► the pools, again and again ─► what was heard ─► let go
 //! ```
 //!
 //! Nothing that is heard counts: until the answer is known, reports are as they would be without. Runs on a blocking thread
@@ -13,7 +13,7 @@ use std::{
         Arc,
         mpsc::{Receiver, RecvTimeoutError, Sender, channel},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use super::sink::Ask;
@@ -23,7 +23,7 @@ use crate::{
     python::{
         coverage::Coverage,
         hooks,
-        pools::{self, Scan},
+        pools::{self, Change, Scan},
         version::Version,
     },
     target::object::Object,
@@ -33,6 +33,13 @@ use crate::{
 const PATIENCE: Duration = Duration::from_secs(5);
 /// Rounds of the drain that empty a full ring.
 const ROUNDS: usize = 2;
+
+/// Shortest time between two scans. What is made and freed in between is seen by none.
+const PAUSE: Duration = Duration::from_millis(20);
+/// Scans take a fifth of the time at most.
+const PAUSE_PER_SCAN: u32 = 4;
+/// Changes that are kept; more prove nothing more.
+const MAX_CHANGES: usize = 1 << 16;
 
 /// What a trial has brought.
 #[derive(Debug)]
@@ -102,16 +109,11 @@ impl Trial {
             .object
             .file()
             .ok_or_else(|| anyhow::anyhow!("the file is not open"))?;
-        let bytes = pools::pool_bytes(self.version);
         let _links = self.attacher.attach(file.as_fd(), &self.sites, self.pid)?;
-        let before = Scan::of_process(self.pid, bytes)?;
-        if before.is_empty() {
-            return Ok(Finding::NoPools);
-        }
-        if self.stop.recv_timeout(self.window) != Err(RecvTimeoutError::Timeout) {
-            return Ok(Finding::Stopped);
-        }
-        let now = Scan::of_process(self.pid, bytes)?;
+        let changes = match self.watch()? {
+            Ok(changes) => changes,
+            Err(finding) => return Ok(finding),
+        };
         for _ in 0..ROUNDS {
             let (done, settled) = channel();
             self.drain.send(Ask::Settle(done))?;
@@ -123,7 +125,31 @@ impl Trial {
             return Ok(Finding::TooMuch);
         };
         let mut coverage = Coverage::default();
-        coverage.add(now.changes_since(&before), &heard);
+        coverage.add(changes.into_iter(), &heard);
         Ok(Finding::Coverage(Box::new(coverage)))
+    }
+
+    /// What changes in the pools, or what makes that pointless.
+    fn watch(&self) -> anyhow::Result<Result<Vec<Change>, Finding>> {
+        let bytes = pools::pool_bytes(self.version);
+        let end = Instant::now() + self.window;
+        let mut changes = Vec::new();
+        let mut before = Scan::of_process(self.pid, bytes)?;
+        if before.is_empty() {
+            return Ok(Err(Finding::NoPools));
+        }
+        let mut pause = PAUSE;
+        while Instant::now() < end && changes.len() < MAX_CHANGES {
+            if self.stop.recv_timeout(pause) != Err(RecvTimeoutError::Timeout) {
+                return Ok(Err(Finding::Stopped));
+            }
+            let begun = Instant::now();
+            let now = Scan::of_process(self.pid, bytes)?;
+            let left = MAX_CHANGES - changes.len();
+            changes.extend(now.changes_since(&before).take(left));
+            before = now;
+            pause = PAUSE.max(begun.elapsed() * PAUSE_PER_SCAN);
+        }
+        Ok(Ok(changes))
     }
 }
