@@ -53,11 +53,7 @@ impl Python {
     ///
     /// # Errors
     /// When it cannot be started, or says nothing.
-    pub fn start(
-        interpreter: &Path,
-        program: &str,
-        environment: &[(&str, &str)],
-    ) -> Result<Self> {
+    pub fn start(interpreter: &Path, program: &str, environment: &[(&str, &str)]) -> Result<Self> {
         let mut child = Command::new(interpreter)
             .arg(programs::sources().join(program))
             .env("PYTHONHASHSEED", "0")

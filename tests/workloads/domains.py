@@ -69,11 +69,11 @@ def handed_over(places):
 
 
 def growth(work, count):
+    before = sys.getallocatedblocks()
     places = [None] * count
     KEPT.append(places)
-    gc.collect()
-    before = sys.getallocatedblocks()
     work(places)
+    gc.collect()  # what the interpreter keeps for itself
     return sys.getallocatedblocks() - before
 
 
@@ -100,6 +100,7 @@ def main():
         name, *count = sys.stdin.readline().split()
         if name == "quiet":
             quiet = True
+            gc.collect()
             print(0, flush=True)
         else:
             print(growth(globals()[name], int(count[0])), flush=True)

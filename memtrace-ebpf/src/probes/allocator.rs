@@ -75,7 +75,7 @@ fn on_entry<W: Walker>(ctx: *mut c_void, stats: &mut Stats, cookie: u32) -> u64 
     let regs = Registers::new(ctx);
     let key = ThreadKey::current();
     match cookie::kind(cookie) {
-        kind::FREE => on_free(stats, key, regs, cookie),
+        kind::FREE | kind::FREE_THROUGH => on_free::<W>(stats, key, regs, cookie),
         kind::MAPS_CHANGED => on_maps_changed(stats, key),
         kind::CALIBRATE => SKIP_RETURN,
         kind::CODE_FREED => on_code_freed(stats, key, argument(regs, cookie, 0)),
@@ -91,15 +91,37 @@ fn on_entry<W: Walker>(ctx: *mut c_void, stats: &mut Stats, cookie: u32) -> u64 
 
 /// A call that only ends a block: its return is not needed.
 #[inline(always)]
-fn on_free(stats: &mut Stats, key: ThreadKey, regs: Registers, cookie: u32) -> u64 {
+fn on_free<W: Walker>(stats: &mut Stats, key: ThreadKey, regs: Registers, cookie: u32) -> u64 {
+    let addr = argument(regs, cookie, 0);
     if let Some(thread) = key.state()
-        && thread::is_nested(thread, regs.sp())
+        && (thread::is_nested(thread, regs.sp()) || is_handed_on(thread, addr))
     {
         stats.nested += 1;
         return SKIP_RETURN;
     }
-    emit_addr(stats, key, event::FREE, argument(regs, cookie, 0));
+    emit_addr(stats, key, event::FREE, addr);
+    if cookie::kind(cookie) == kind::FREE_THROUGH {
+        match key.state_or_new(W::ATOMIC) {
+            Some(thread) => {
+                thread.sp = 0;
+                thread.kind = kind::FREE_THROUGH;
+                thread.ptr = addr;
+            }
+            None => stats.threads_full += 1,
+        }
+    }
     SKIP_RETURN
+}
+
+/// Whether `addr` was freed before by the same thread, which has called no other allocator function since: it is being
+/// handed on. Once only, because the address may be used again.
+#[inline(always)]
+fn is_handed_on(thread: &mut Thread, addr: u64) -> bool {
+    let handed_on = thread.sp == 0 && thread.kind == kind::FREE_THROUGH && thread.ptr == addr;
+    if handed_on {
+        thread.kind = kind::NONE;
+    }
+    handed_on
 }
 
 /// A call whose return matters.
@@ -114,6 +136,10 @@ fn on_call<W: Walker>(stats: &mut Stats, key: ThreadKey, regs: Registers, cookie
         return SKIP_RETURN;
     }
     let (size, ptr) = size_and_pointer(regs, cookie);
+    if cookie::kind(cookie) == kind::FREE_OUTER && is_handed_on(thread, ptr) {
+        stats.nested += 1;
+        return SKIP_RETURN;
+    }
     if cookie & cookie::THROWS != 0 && size > LARGEST_REQUEST.load() {
         return SKIP_RETURN;
     }
