@@ -46,19 +46,26 @@ fn site_of<'a>(process: &'a Process, domain: &str, least: u64, most: u64) -> Res
     })
 }
 
-/// How far two reports differ in live blocks.
+/// How far two reports differ in live blocks. A process that has done nothing yet is in no report.
 fn grown(before: &Report, now: &Report, pid: u32) -> Result<i64> {
-    let live = |report: &Report| -> Result<i64> {
-        Ok(report.current(pid)?.counts.live_blocks.cast_signed())
-    };
-    Ok(live(now)? - live(before)?)
+    let live = |process: &Process| process.counts.live_blocks.cast_signed();
+    Ok(live(now.current(pid)?) - before.current(pid).map_or(0, live))
 }
 
-/// Does one command between two reports; gives what the interpreter says and what the reports say.
+/// Does one command between two reports; gives what the interpreter says and what the reports say. Blocks that are freed
+/// were known: none is freed a second time when it is handed on to the C library.
 fn growth(memtrace: &Memtrace, python: &mut Python, command: &str) -> Result<(i64, i64)> {
     let before = memtrace.report_now()?;
     let told = python.tell(command)?;
     let now = memtrace.report_now()?;
+    let unknown = |report: &Report| -> Result<i64> {
+        Ok(report.current(python.pid())?.unknown_frees.cast_signed())
+    };
+    // A trace that has just begun may have nothing to say of a process yet.
+    if before.current(python.pid()).is_ok() {
+        let new = unknown(&now)? - unknown(&before)?;
+        ensure!(new <= SLACK, "`{command}`: {new} unknown frees");
+    }
     Ok((told, grown(&before, &now, python.pid())?))
 }
 

@@ -15,6 +15,9 @@ pub const MEM: u32 = 2;
 /// `PyObject_*`: objects.
 pub const OBJECT: u32 = 3;
 
+/// The largest request that CPython serves itself (`SMALL_REQUEST_THRESHOLD`); more it asks from the C library.
+pub const LARGEST_POOLED: u64 = 512;
+
 /// The word of a domain; not of [`NONE`].
 #[inline(always)]
 #[must_use]

@@ -12,7 +12,7 @@ use core::ffi::c_void;
 
 use aya_ebpf::EbpfContext;
 use memtrace_common::{
-    cookie,
+    cookie, domain,
     event::{self, Event},
     kind,
     notice::{self, Notice},
@@ -270,15 +270,18 @@ fn finished_call(stats: &mut Stats, key: ThreadKey, thread: &Thread, result: u64
 }
 
 /// A function that is only listened to: it does not become the thread's outermost call, so that what it calls counts as if
-/// nobody listened.
+/// nobody listened. Where the kernel can let a return go, that of a large block is: the call of another allocator inside
+/// has a stack to be walked, past a return address that would have been replaced.
 #[inline(always)]
 fn on_trial_entry(ctx: *mut c_void, stats: &mut Stats, cookie: u32) -> u64 {
+    let regs = Registers::new(ctx);
     let freed = match cookie::kind(cookie) {
-        kind::FREE | kind::REALLOC => argument(Registers::new(ctx), cookie, 0),
+        kind::FREE | kind::REALLOC => argument(regs, cookie, 0),
         _ => 0,
     };
     emit_addr(stats, ThreadKey::current(), event::TRIAL_FREED, freed);
-    if cookie::kind(cookie) == kind::FREE {
+    let (size, _) = size_and_pointer(regs, cookie);
+    if cookie::kind(cookie) == kind::FREE || size > domain::LARGEST_POOLED {
         SKIP_RETURN
     } else {
         TAKE_RETURN

@@ -93,7 +93,7 @@ pub struct TraceArgs {
     #[arg(long, help_heading = "Selectors")]
     pub no_wait: bool,
 
-    /// Trace every call of the allocator (the only way yet), and of CPython's own
+    /// Trace every call of the allocator (the only way yet), CPython's too
     #[arg(long, help_heading = "Tracing")]
     pub exact: bool,
     /// Do not ask before tracing what may be costly

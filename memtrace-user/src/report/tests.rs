@@ -21,7 +21,7 @@ use super::{
 use crate::{
     ids::{Bytes, ObjectId, Pid, StackId},
     resolve::{ResolveOptions, Resolver},
-    snapshot::{ProcessSnapshot, SiteCounts, Snapshot, Stack},
+    snapshot::{Domain, ProcessSnapshot, SiteCounts, Snapshot, Stack},
     target::object::Object,
 };
 
@@ -46,6 +46,15 @@ fn a_table_fits_its_width() {
         "table_unlimited",
         text(&Table::default(), &fixture::report())
     );
+}
+
+#[test]
+fn a_domain_stands_beside_its_site() {
+    let mut report = fixture::report();
+    assert!(!text(&Table::default(), &report).contains("domain"));
+    report.processes[0].sites[0].domain = Some(Domain::Object);
+    let lines = text(&Table::default(), &report);
+    assert!(lines.contains(" · object domain · site "), "{lines}");
 }
 
 #[test]

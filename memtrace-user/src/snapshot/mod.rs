@@ -178,3 +178,21 @@ pub struct Stack {
     /// Program counter at which the walk was cut; 0 when complete.
     pub cut_addr: u64,
 }
+
+#[cfg(test)]
+mod tests {
+    use memtrace_common::stack;
+
+    use super::*;
+
+    #[test]
+    fn a_domain_is_taken_off_and_frames_are_not() {
+        let frame = stack::frame(3, 0x1000);
+        let words = [domain::word(domain::MEM), frame];
+        assert_eq!(Domain::split(&words), (Some(Domain::Mem), &[frame][..]));
+        let unknown = stack::python_frame(0, stack::INSTR_UNKNOWN);
+        for words in [&[frame][..], &[unknown], &[]] {
+            assert_eq!(Domain::split(words), (None, words));
+        }
+    }
+}

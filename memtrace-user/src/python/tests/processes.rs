@@ -39,7 +39,7 @@ pub(super) fn interpreters() -> Vec<PathBuf> {
 }
 
 /// The series of an interpreter, as it says itself.
-pub(super) fn series(interpreter: &Path) -> (u8, u8) {
+pub(in crate::python) fn series(interpreter: &Path) -> (u8, u8) {
     let program = "import sys; print('%d %d' % sys.version_info[:2])";
     let output = Command::new(interpreter).args(["-c", program]).output();
     let text = String::from_utf8(output.unwrap().stdout).unwrap();
@@ -48,7 +48,7 @@ pub(super) fn series(interpreter: &Path) -> (u8, u8) {
 }
 
 /// Interpreters whose frames can be told.
-pub(super) fn supported() -> Vec<PathBuf> {
+pub(in crate::python) fn supported() -> Vec<PathBuf> {
     let mut all = interpreters();
     all.retain(|interpreter| series(interpreter) >= (3, 8));
     assert!(!all.is_empty(), "no Python 3.8 or newer is installed");
@@ -56,14 +56,14 @@ pub(super) fn supported() -> Vec<PathBuf> {
 }
 
 /// A running program that has said what there is to say, and waits for a line.
-pub(super) struct Program {
+pub(in crate::python) struct Program {
     child: Child,
     input: ChildStdin,
     output: BufReader<ChildStdout>,
 }
 
 impl Program {
-    pub(super) fn start(interpreter: &Path, text: &str) -> Self {
+    pub(in crate::python) fn start(interpreter: &Path, text: &str) -> Self {
         let mut child = Command::new(interpreter)
             .args(["-c", text])
             .stdin(Stdio::piped())
@@ -77,18 +77,18 @@ impl Program {
         }
     }
 
-    pub(super) fn pid(&self) -> Pid {
+    pub(in crate::python) fn pid(&self) -> Pid {
         Pid(self.child.id())
     }
 
-    pub(super) fn line(&mut self) -> String {
+    pub(in crate::python) fn line(&mut self) -> String {
         let mut line = String::new();
         self.output.read_line(&mut line).unwrap();
         line
     }
 
     /// Lets it go on.
-    pub(super) fn tell(&mut self) {
+    pub(in crate::python) fn tell(&mut self) {
         self.input.write_all(b"\n").unwrap();
     }
 
