@@ -277,9 +277,10 @@ fn find_sites(object: &Object) -> Sites {
     }
 }
 
-fn attach_order(kind: u32) -> u32 {
+/// Probes are attached in ascending order of it.
+pub(super) fn attach_order(kind: u32) -> u32 {
     match kind {
-        kind::FREE | kind::FREE_OUTER => 0,
+        kind::FREE | kind::FREE_OUTER | kind::FREE_THROUGH => 0,
         kind::REALLOC | kind::REALLOCARRAY => 1,
         _ => 2,
     }
