@@ -51,6 +51,7 @@ macro_rules! wire {
 }
 
 pub mod cookie;
+pub mod edit;
 pub mod event;
 pub mod kind;
 pub mod limits;
