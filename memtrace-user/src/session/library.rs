@@ -210,7 +210,7 @@ impl Library {
         if object.key.ino == 0 || self.published.get(&object.id) == Some(&loaded) {
             return;
         }
-        match maps.objects.insert(object.key, loaded, 0) {
+        match maps.publish(object.key, loaded) {
             Ok(()) => {
                 self.published.insert(object.id, loaded);
             }
