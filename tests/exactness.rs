@@ -242,6 +242,7 @@ fn compare_family(told: &[Told], report: &Report) -> Result<()> {
     );
     told.iter()
         .try_for_each(|told| assert_equal_by_site(told, report.current(told.pid)?))
+        .map_err(|error| error.context(format!("it says: {:?}", report.trust.not_known)))
 }
 
 fn calls(told: &[Told]) -> u64 {

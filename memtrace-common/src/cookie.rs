@@ -5,6 +5,8 @@
 //! | 0-7 | [`kind`](crate::kind) of the function |
 //! | 8-11, 12-15, 16-19 | where its first, second and third argument are |
 //! | 20 | [`THROWS`] |
+//! | 21-22 | [`domain`](crate::domain) of the function |
+//! | 23 | [`TRIAL`] |
 //!
 //! A place is the index of a register in the kernel's `struct pt_regs`, as exclusive or with the index of the register
 //! that the argument came in: a function whose arguments are all in place has its kind for a cookie.
@@ -19,6 +21,25 @@ const IN_PLACE: [u32; 3] = [14, 13, 12];
 /// The function throws an exception when it fails. No unwinder gets past a return address that the kernel has
 /// replaced, and the program would be ended: a call that must fail is not to be followed to its return.
 pub const THROWS: u32 = 1 << 20;
+
+/// The function is only listened to: what it returns and what it is given to free is told as it is, whatever it is called
+/// from, and counts nowhere.
+pub const TRIAL: u32 = 1 << 23;
+
+/// Where the domain is.
+const DOMAIN_SHIFT: u32 = 21;
+
+/// `cookie` for a function of CPython's `domain`.
+#[must_use]
+pub const fn with_domain(cookie: u32, domain: u32) -> u32 {
+    cookie | (domain & 3) << DOMAIN_SHIFT
+}
+
+/// Domain of the function.
+#[must_use]
+pub const fn domain(cookie: u32) -> u32 {
+    (cookie >> DOMAIN_SHIFT) & 3
+}
 
 /// The cookie of a function of `kind` whose arguments are in `registers`, numbered as instructions encode them.
 #[must_use]
@@ -60,3 +81,5 @@ const _: () = assert!(pack(crate::kind::MALLOC, [7, 6, 2]) == crate::kind::MALLO
 const _: () = assert!(saved_index(pack(crate::kind::CALLOC, [0, 6, 1]), 0) == 10);
 const _: () = assert!(saved_index(pack(crate::kind::CALLOC, [0, 6, 1]), 1) == 13);
 const _: () = assert!(saved_index(pack(crate::kind::CALLOC, [0, 6, 1]), 2) == 11);
+const _: () = assert!(domain(with_domain(THROWS | TRIAL | 0xf_ffff, 2)) == 2);
+const _: () = assert!(kind(with_domain(crate::kind::FREE, 3) | TRIAL) == crate::kind::FREE);

@@ -17,6 +17,7 @@ wire! {
     /// | [`FORK`] | process id of the child | 1 when it shares the parent's memory | 0 |
     /// | [`EXEC`], [`EXIT`] | 0 | 0 | 0 |
     /// | [`CODE_FREED`] | code object | 0 | 0 |
+    /// | [`TRIAL_MADE`], [`TRIAL_FREED`] | block | 0 | 0 |
     pub struct Event (32) {
         /// Kind in the top byte, requested size in bytes in the lower 56 bits.
         pub kind_and_size: u64,
@@ -53,6 +54,10 @@ pub const EXEC: u8 = 6;
 pub const EXIT: u8 = 7;
 /// A Python code object is about to be freed: from here on its address may stand for another.
 pub const CODE_FREED: u8 = 8;
+/// A function that is only listened to has returned a block.
+pub const TRIAL_MADE: u8 = 9;
+/// A function that is only listened to was given a block to free, or to reallocate.
+pub const TRIAL_FREED: u8 = 10;
 /// Number of event kinds; per-kind counters are arrays of this length.
 pub const COUNT: usize = 16;
 

@@ -32,6 +32,9 @@ pub const CALIBRATE: u32 = 11;
 pub const CALIBRATE_RETURN: u32 = 12;
 /// CPython frees a code object (`PyCode_Type.tp_dealloc`): `code_dealloc(code)`.
 pub const CODE_FREED: u32 = 13;
+/// `free(block)` of an allocator that hands a block which is not its own on to another's `free`: that call, with the same
+/// block, does not count. Its return is not needed.
+pub const FREE_THROUGH: u32 = 14;
 /// Number of kinds; per-kind counters are arrays of this length.
 pub const COUNT: usize = 16;
 

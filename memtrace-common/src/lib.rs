@@ -51,6 +51,8 @@ macro_rules! wire {
 }
 
 pub mod cookie;
+pub mod domain;
+pub mod edit;
 pub mod event;
 pub mod kind;
 pub mod limits;

@@ -37,8 +37,8 @@ wire! {
         pub ptr: u64,
         /// Kind of the outermost call.
         pub kind: u32,
-        /// Always 0.
-        pub reserved: u32,
+        /// Domain of the function that was called ([`crate::domain`]).
+        pub domain: u32,
         /// Calls that began inside another and were not counted.
         pub nested: u64,
     }

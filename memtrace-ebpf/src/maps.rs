@@ -10,6 +10,7 @@ use aya_ebpf::{
     maps::{Array, HashMap, LruHashMap, PerCpuArray, ProgramArray, RingBuf},
 };
 use memtrace_common::{
+    edit::Edit,
     limits::{self, SCRATCH_SLOTS},
     process::{KernelOffsets, Process, RecordOffsets, Thread},
     python::Python,
@@ -53,10 +54,14 @@ pub(crate) static PROCESSES: HashMap<u32, Process> = HashMap::with_max_entries(1
 pub(crate) static PYTHONS: Array<Python> =
     Array::with_max_entries(limits::MAX_PYTHONS, BPF_F_MMAPABLE);
 
-/// Raised after every change of [`PROCESSES`] but that of a flag: as long as it stands, what was read there holds. Session and
-/// probes write it; 0 only before the session has begun.
+/// The change of [`PROCESSES`] or [`OBJECTS`] that the session asks the program `edit` for. Session → probes.
 #[map]
-pub(crate) static EPOCH: Array<u64> = Array::with_max_entries(1, BPF_F_MMAPABLE);
+pub(crate) static DESK: Array<Edit> = Array::with_max_entries(1, BPF_F_MMAPABLE);
+
+/// Raised after every change of [`PROCESSES`] but that of a flag: as long as it stands, what was read there holds. Probes write
+/// it; 0 only before the session has begun.
+#[map]
+pub(crate) static EPOCH: Array<u64> = Array::with_max_entries(1, 0);
 
 /// Executable mappings, in one sorted run a process. Session → probes.
 #[map]

@@ -78,7 +78,7 @@ impl ThreadKey {
             size: 0,
             ptr: 0,
             kind: 0,
-            reserved: 0,
+            domain: 0,
             nested: 0,
         };
         // A failure shows in the look-up that follows.

@@ -21,6 +21,8 @@ pub struct Plan {
     pub command: Option<Vec<OsString>>,
     /// Wait when nothing matches yet.
     pub wait: bool,
+    /// Probe CPython's allocator where every call of it can be seen.
+    pub domains: bool,
     /// How the probes are loaded.
     pub probes: ProbeOptions,
     /// Memory that the tracker may take.

@@ -21,6 +21,7 @@ pub mod memtrace;
 pub mod privilege;
 pub mod procfs;
 pub mod programs;
+pub mod python;
 pub mod python_program;
 pub mod python_truth;
 pub mod pythons;

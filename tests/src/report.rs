@@ -51,6 +51,8 @@ pub struct Process {
     pub counts: Counts,
     /// Frees of blocks that were not known.
     pub unknown_frees: u64,
+    /// What is out of the ordinary about tracing it.
+    pub notes: Vec<String>,
     /// Where it allocates.
     pub sites: Vec<Site>,
 }
@@ -75,6 +77,8 @@ pub struct Site {
     pub site: String,
     /// Tier of evidence.
     pub tier: String,
+    /// Domain of CPython's allocator.
+    pub domain: Option<String>,
     /// What it holds.
     #[serde(flatten)]
     pub counts: Counts,

@@ -42,6 +42,7 @@ fn process(sites: Vec<(Counts, Vec<&str>)>) -> Process {
         Site {
             site: String::new(),
             tier: "exact".into(),
+            domain: None,
             counts,
             oldest_s: 0.0,
             cut: None,
@@ -65,6 +66,7 @@ fn process(sites: Vec<(Counts, Vec<&str>)>) -> Process {
         rss_bytes: 0,
         counts: total,
         unknown_frees: 0,
+        notes: Vec::new(),
         sites,
     }
 }

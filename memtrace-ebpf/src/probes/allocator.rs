@@ -12,7 +12,7 @@ use core::ffi::c_void;
 
 use aya_ebpf::EbpfContext;
 use memtrace_common::{
-    cookie,
+    cookie, domain,
     event::{self, Event},
     kind,
     notice::{self, Notice},
@@ -56,10 +56,17 @@ fn allocator<W: Walker>(ctx: *mut c_void) -> u64 {
     let kind = cookie::kind(cookie);
     if intrinsics::is_return(ctx) {
         stats.returns[(kind & 15) as usize] += 1;
-        on_return::<W>(ctx, stats);
+        if cookie & cookie::TRIAL != 0 {
+            on_trial_return(ctx, stats);
+        } else {
+            on_return::<W>(ctx, stats);
+        }
         return TAKE_RETURN;
     }
     stats.entries[(kind & 15) as usize] += 1;
+    if cookie & cookie::TRIAL != 0 {
+        return on_trial_entry(ctx, stats, cookie);
+    }
     on_entry::<W>(ctx, stats, cookie)
 }
 
@@ -68,7 +75,7 @@ fn on_entry<W: Walker>(ctx: *mut c_void, stats: &mut Stats, cookie: u32) -> u64 
     let regs = Registers::new(ctx);
     let key = ThreadKey::current();
     match cookie::kind(cookie) {
-        kind::FREE => on_free(stats, key, regs, cookie),
+        kind::FREE | kind::FREE_THROUGH => on_free::<W>(stats, key, regs, cookie),
         kind::MAPS_CHANGED => on_maps_changed(stats, key),
         kind::CALIBRATE => SKIP_RETURN,
         kind::CODE_FREED => on_code_freed(stats, key, argument(regs, cookie, 0)),
@@ -84,15 +91,37 @@ fn on_entry<W: Walker>(ctx: *mut c_void, stats: &mut Stats, cookie: u32) -> u64 
 
 /// A call that only ends a block: its return is not needed.
 #[inline(always)]
-fn on_free(stats: &mut Stats, key: ThreadKey, regs: Registers, cookie: u32) -> u64 {
+fn on_free<W: Walker>(stats: &mut Stats, key: ThreadKey, regs: Registers, cookie: u32) -> u64 {
+    let addr = argument(regs, cookie, 0);
     if let Some(thread) = key.state()
-        && thread::is_nested(thread, regs.sp())
+        && (thread::is_nested(thread, regs.sp()) || is_handed_on(thread, addr))
     {
         stats.nested += 1;
         return SKIP_RETURN;
     }
-    emit_free(stats, key, event::FREE, argument(regs, cookie, 0));
+    emit_addr(stats, key, event::FREE, addr);
+    if cookie::kind(cookie) == kind::FREE_THROUGH {
+        match key.state_or_new(W::ATOMIC) {
+            Some(thread) => {
+                thread.sp = 0;
+                thread.kind = kind::FREE_THROUGH;
+                thread.ptr = addr;
+            }
+            None => stats.threads_full += 1,
+        }
+    }
     SKIP_RETURN
+}
+
+/// Whether `addr` was freed before by the same thread, which has called no other allocator function since: it is being
+/// handed on. Once only, because the address may be used again.
+#[inline(always)]
+fn is_handed_on(thread: &mut Thread, addr: u64) -> bool {
+    let handed_on = thread.sp == 0 && thread.kind == kind::FREE_THROUGH && thread.ptr == addr;
+    if handed_on {
+        thread.kind = kind::NONE;
+    }
+    handed_on
 }
 
 /// A call whose return matters.
@@ -107,17 +136,22 @@ fn on_call<W: Walker>(stats: &mut Stats, key: ThreadKey, regs: Registers, cookie
         return SKIP_RETURN;
     }
     let (size, ptr) = size_and_pointer(regs, cookie);
+    if cookie::kind(cookie) == kind::FREE_OUTER && is_handed_on(thread, ptr) {
+        stats.nested += 1;
+        return SKIP_RETURN;
+    }
     if cookie & cookie::THROWS != 0 && size > LARGEST_REQUEST.load() {
         return SKIP_RETURN;
     }
     let kind = cookie::kind(cookie);
     thread.sp = regs.sp();
     thread.kind = kind;
+    thread.domain = cookie::domain(cookie);
     thread.size = size;
     thread.ptr = ptr;
     match kind {
-        kind::REALLOC | kind::REALLOCARRAY => emit_free(stats, key, event::REALLOC_ENTER, ptr),
-        kind::FREE_OUTER => emit_free(stats, key, event::FREE, ptr),
+        kind::REALLOC | kind::REALLOCARRAY => emit_addr(stats, key, event::REALLOC_ENTER, ptr),
+        kind::FREE_OUTER => emit_addr(stats, key, event::FREE, ptr),
         _ => {}
     }
     TAKE_RETURN
@@ -165,8 +199,9 @@ fn product(count: u64, size: u64) -> u64 {
     count.wrapping_mul(size)
 }
 
+/// An event that has nothing but an address; none for the null pointer.
 #[inline(always)]
-fn emit_free(stats: &mut Stats, key: ThreadKey, kind: u8, addr: u64) {
+fn emit_addr(stats: &mut Stats, key: ThreadKey, kind: u8, addr: u64) {
     if addr == 0 {
         return;
     }
@@ -198,7 +233,7 @@ fn on_return<W: Walker>(ctx: *mut c_void, stats: &mut Stats) {
         return;
     }
     if let Some(event) = finished_call(stats, key, thread, regs.result()) {
-        W::walk_and_emit(ctx, stats, regs, event);
+        W::walk_and_emit(ctx, stats, regs, event, thread.domain);
     }
 }
 
@@ -234,11 +269,36 @@ fn finished_call(stats: &mut Stats, key: ThreadKey, thread: &Thread, result: u64
     })
 }
 
+/// A function that is only listened to: it does not become the thread's outermost call, so that what it calls counts as if
+/// nobody listened. Where the kernel can let a return go, that of a large block is: the call of another allocator inside
+/// has a stack to be walked, past a return address that would have been replaced.
+#[inline(always)]
+fn on_trial_entry(ctx: *mut c_void, stats: &mut Stats, cookie: u32) -> u64 {
+    let regs = Registers::new(ctx);
+    let freed = match cookie::kind(cookie) {
+        kind::FREE | kind::REALLOC => argument(regs, cookie, 0),
+        _ => 0,
+    };
+    emit_addr(stats, ThreadKey::current(), event::TRIAL_FREED, freed);
+    let (size, _) = size_and_pointer(regs, cookie);
+    if cookie::kind(cookie) == kind::FREE || size > domain::LARGEST_POOLED {
+        SKIP_RETURN
+    } else {
+        TAKE_RETURN
+    }
+}
+
+#[inline(always)]
+fn on_trial_return(ctx: *mut c_void, stats: &mut Stats) {
+    let made = Registers::new(ctx).result();
+    emit_addr(stats, ThreadKey::current(), event::TRIAL_MADE, made);
+}
+
 /// Told in the event ring, so that its place among the allocations is known: what comes later and names this address means
 /// another code object.
 #[inline(always)]
 fn on_code_freed(stats: &mut Stats, key: ThreadKey, code: u64) -> u64 {
-    emit_free(stats, key, event::CODE_FREED, code);
+    emit_addr(stats, key, event::CODE_FREED, code);
     SKIP_RETURN
 }
 

@@ -1,6 +1,7 @@
 //! The programs, by what they stand on.
 
 mod allocator;
+mod edit;
 mod process;
 
 pub(crate) use self::allocator::UprobeContext;

@@ -35,9 +35,15 @@ pub(crate) trait Walker {
     /// Whether the kernels that take this set have the atomic exchange (5.12 and newer).
     const ATOMIC: bool;
 
-    /// Walks the stack that `regs` begins and emits `event` with the stack's id. When no scratch slot is free the event
-    /// goes without a stack.
-    fn walk_and_emit(ctx: *mut c_void, stats: &mut Stats, regs: Registers, event: Event);
+    /// Walks the stack that `regs` begins and emits `event` with the stack's id, which tells `domain`
+    /// (`memtrace_common::domain`) as well. When no scratch slot is free the event goes without a stack.
+    fn walk_and_emit(
+        ctx: *mut c_void,
+        stats: &mut Stats,
+        regs: Registers,
+        event: Event,
+        domain: u32,
+    );
 }
 
 /// Zero, in read-only memory that is frozen before the programs are loaded: the verifier takes it for a constant, the
@@ -61,12 +67,19 @@ impl Walker for Loop {
     const ATOMIC: bool = true;
 
     #[inline(always)]
-    fn walk_and_emit(ctx: *mut c_void, stats: &mut Stats, regs: Registers, event: Event) {
+    fn walk_and_emit(
+        ctx: *mut c_void,
+        stats: &mut Stats,
+        regs: Registers,
+        event: Event,
+        domain: u32,
+    ) {
         stay_on_the_tasks_stack(ctx);
         let Some(walk) = scratch::take::<{ Self::ATOMIC }>(stats, regs, &event) else {
             emit::event(stats, &event);
             return;
         };
+        walk.begin_in(domain);
         let mut context = LoopContext { walk };
         let callback: unsafe extern "C" fn(u32, *mut LoopContext) -> i64 = loop_step;
         // SAFETY: the callback has the form that the helper calls, and the context outlives the call.
@@ -115,11 +128,18 @@ impl Walker for TailCalls {
     const ATOMIC: bool = false;
 
     #[inline(always)]
-    fn walk_and_emit(ctx: *mut c_void, stats: &mut Stats, regs: Registers, event: Event) {
-        if scratch::take::<{ Self::ATOMIC }>(stats, regs, &event).is_none() {
+    fn walk_and_emit(
+        ctx: *mut c_void,
+        stats: &mut Stats,
+        regs: Registers,
+        event: Event,
+        domain: u32,
+    ) {
+        let Some(walk) = scratch::take::<{ Self::ATOMIC }>(stats, regs, &event) else {
             emit::event(stats, &event);
             return;
-        }
+        };
+        walk.begin_in(domain);
         // SAFETY: the array holds a program of the same type and attach type. A call that fails falls through.
         unsafe { TAIL_CALLS.tail_call(&UprobeContext(ctx), 0) };
         if let Some(walk) = scratch::mine() {

@@ -1,6 +1,7 @@
 //! The state of a walk and its one step.
 
 use memtrace_common::{
+    domain,
     event::Event,
     limits::{MAX_FRAMES, SPARE_FRAMES, STACK_WINDOW},
     python::Python,
@@ -99,6 +100,14 @@ impl Walk {
         self.cut = u32::from(stack::CUT_NONE);
         self.header.cut_addr = 0;
         self.find_process(event.tgid);
+    }
+
+    /// The stack begins with the word of CPython's `domain`, if it is one.
+    #[inline(always)]
+    pub(super) fn begin_in(&mut self, domain: u32) {
+        if domain != domain::NONE {
+            self.push(domain::word(domain));
+        }
     }
 
     /// Finds the process's run of mappings. The slot remembers the last one, with the mappings that were in use: as long as

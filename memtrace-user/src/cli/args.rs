@@ -96,7 +96,7 @@ pub struct TraceArgs {
     #[arg(long, help_heading = "Selectors")]
     pub no_wait: bool,
 
-    /// Trace every call of the allocator (the only way yet)
+    /// Trace every call of the allocator (the only way yet), CPython's too
     #[arg(long, help_heading = "Tracing")]
     pub exact: bool,
     /// Do not ask before tracing what may be costly
@@ -170,6 +170,7 @@ impl TraceArgs {
         let verbosity = self.verbosity();
         Plan {
             wait: !self.no_wait,
+            domains: self.exact,
             probes: self.probes(verbosity),
             memory_limit: self.memory_limit,
             resolve: ResolveOptions::default(),

@@ -82,6 +82,12 @@ impl<S: Sink> Drain<S> {
     pub fn request(&self, request: S::Request) -> bool {
         self.requests.send(request).is_ok()
     }
+
+    /// A way to ask from another thread, which keeps the drain running.
+    #[must_use]
+    pub fn line(&self) -> mpsc::Sender<S::Request> {
+        self.requests.clone()
+    }
 }
 
 struct Pump<S> {

@@ -2,28 +2,28 @@
 
 use std::{
     io,
-    os::fd::{AsFd as _, AsRawFd as _, BorrowedFd},
-    sync::atomic::{AtomicU64, Ordering},
+    os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd},
 };
 
 use anyhow::Context as _;
 use aya::{
     Ebpf,
-    maps::{HashMap, Map, MapData, MapError, PerCpuArray, RingBuf},
-    sys::SyscallError,
+    maps::{Map, MapData, PerCpuArray, RingBuf},
+    programs::RawTracePoint,
 };
 use memmap2::{MmapMut, MmapOptions};
-use memtrace_common::{kind, process::Process, python::Python, stats::Stats, unwind};
+use memtrace_common::{
+    edit::{self, Edit},
+    kind,
+    process::Process,
+    python::Python,
+    stats::Stats,
+    unwind,
+};
+use nix::errno::Errno;
 
+use super::sys;
 use crate::ids::Pid;
-
-/// Flags of `BPF_MAP_UPDATE_ELEM` (include/uapi/linux/bpf.h).
-const BPF_NOEXIST: u64 = 1;
-const BPF_EXIST: u64 = 2;
-
-fn is(error: &SyscallError, errno: nix::errno::Errno) -> bool {
-    error.io_error.raw_os_error() == Some(errno as i32)
-}
 
 /// A ring the probes write and one thread reads.
 pub type Ring = RingBuf<MapData>;
@@ -63,13 +63,6 @@ impl MappedArray {
         let length = self.memory.len() / 8;
         // SAFETY: the mapping begins at a page, `u64` has no invalid values, and the slice ends with the mapping.
         unsafe { std::slice::from_raw_parts_mut(self.memory.as_mut_ptr().cast(), length) }
-    }
-
-    /// Adds 1 to the first word, which the probes may do at the same time.
-    fn raise_first(&mut self) {
-        // SAFETY: the mapping begins at a page, so the word is aligned, and lives as long as `self`.
-        let first = unsafe { AtomicU64::from_ptr(self.memory.as_mut_ptr().cast()) };
-        first.fetch_add(1, Ordering::SeqCst);
     }
 
     /// The array as values.
@@ -112,11 +105,9 @@ pub struct Arrays {
 
 /// The tables of processes and objects, and the counters.
 pub struct Maps {
-    processes: HashMap<MapData, u32, Process>,
-    /// Raised after every change of `processes`.
-    epoch: MappedArray,
-    /// Objects with loaded rows.
-    pub objects: HashMap<MapData, unwind::FileKey, unwind::Object>,
+    /// Where the program `edit` finds what to change.
+    desk: MappedArray,
+    edit: OwnedFd,
     stats: PerCpuArray<MapData, Stats>,
     /// What memtrace's own calibration has counted.
     before: Stats,
@@ -158,9 +149,8 @@ impl Arrays {
 impl Maps {
     pub(super) fn take(ebpf: &mut Ebpf) -> anyhow::Result<Self> {
         Ok(Self {
-            processes: take(ebpf, "PROCESSES")?.try_into()?,
-            epoch: mapped(take(ebpf, "EPOCH")?, 8)?,
-            objects: take(ebpf, "OBJECTS")?.try_into()?,
+            desk: mapped(take(ebpf, "DESK")?, size_of::<Edit>())?,
+            edit: load_edit(ebpf).context("failed to load the program that changes tables")?,
             stats: take(ebpf, "STATS")?.try_into()?,
             before: Stats::default(),
         })
@@ -171,12 +161,10 @@ impl Maps {
     /// # Errors
     /// When the table is full.
     pub fn introduce(&mut self, pid: Pid, process: Process) -> anyhow::Result<()> {
-        match self.processes.insert(pid.0, process, BPF_NOEXIST) {
-            Err(MapError::SyscallError(error)) if is(&error, nix::errno::Errno::EEXIST) => {}
-            result => result.context("no room in the probes' table of processes")?,
+        match self.edit_process(edit::INTRODUCE, pid, process) {
+            Err(error) if is(&error, Errno::EEXIST) => Ok(()),
+            result => result.context("no room in the probes' table of processes"),
         }
-        self.raise_epoch();
-        Ok(())
     }
 
     /// Changes what the probes know of a process. `false` when they do not know it: it has ended.
@@ -184,26 +172,50 @@ impl Maps {
     /// # Errors
     /// When the kernel refuses for another reason.
     pub fn update(&mut self, pid: Pid, process: Process) -> anyhow::Result<bool> {
-        let known = match self.processes.insert(pid.0, process, BPF_EXIST) {
-            Err(MapError::SyscallError(error)) if is(&error, nix::errno::Errno::ENOENT) => false,
-            result => {
-                result.context("failed to change the probes' table of processes")?;
-                true
-            }
-        };
-        self.raise_epoch();
-        Ok(known)
+        match self.edit_process(edit::UPDATE, pid, process) {
+            Err(error) if is(&error, Errno::ENOENT) => Ok(false),
+            result => result
+                .context("failed to change the probes' table of processes")
+                .map(|()| true),
+        }
     }
 
     /// Makes the probes forget a process.
     pub fn forget(&mut self, pid: Pid) {
         // An error means that it is unknown already.
-        let _ = self.processes.remove(&pid.0);
-        self.raise_epoch();
+        let _ = self.edit_process(edit::FORGET, pid, Process::default());
     }
 
-    fn raise_epoch(&mut self) {
-        self.epoch.raise_first();
+    /// Tells the probes where the rows of a file lie.
+    ///
+    /// # Errors
+    /// When the table is full.
+    pub fn publish(&mut self, file: unwind::FileKey, object: unwind::Object) -> io::Result<()> {
+        self.edit(Edit {
+            operation: edit::OBJECT,
+            file,
+            object,
+            ..Edit::default()
+        })
+    }
+
+    fn edit_process(&mut self, operation: u32, pid: Pid, process: Process) -> io::Result<()> {
+        self.edit(Edit {
+            operation,
+            tgid: pid.0,
+            process,
+            ..Edit::default()
+        })
+    }
+
+    fn edit(&mut self, edit: Edit) -> io::Result<()> {
+        if let Some(desk) = self.desk.values().first_mut() {
+            *desk = edit;
+        }
+        match sys::run_program(self.edit.as_fd())? {
+            0 => Ok(()),
+            errno => Err(io::Error::from_raw_os_error(errno.wrapping_neg())),
+        }
     }
 
     /// The probes' counters, summed over all CPUs, without what was counted before [`Maps::begin_counting`].
@@ -229,6 +241,19 @@ impl Maps {
         combine(&mut self.before, &counted, u64::wrapping_add);
         Ok(())
     }
+}
+
+fn is(error: &io::Error, errno: Errno) -> bool {
+    error.raw_os_error() == Some(errno as i32)
+}
+
+fn load_edit(ebpf: &mut Ebpf) -> anyhow::Result<OwnedFd> {
+    let program = ebpf
+        .program_mut("edit")
+        .context("the probe object has no program `edit`")?;
+    let program: &mut RawTracePoint = program.try_into()?;
+    program.load()?;
+    Ok(program.fd()?.as_fd().try_clone_to_owned()?)
 }
 
 /// Calls of memtrace's own trial function, before the maps are taken out of the object.

@@ -141,6 +141,26 @@ pub(super) fn skipped_runs(program: BorrowedFd<'_>) -> io::Result<u64> {
     Ok(info.recursion_misses)
 }
 
+/// Runs a raw tracepoint's program once, without the tracepoint, and gives what it returns.
+pub(super) fn run_program(program: BorrowedFd<'_>) -> io::Result<i32> {
+    let mut attr = zeroed_attr();
+    attr.test.prog_fd = program.as_raw_fd() as u32;
+    // SAFETY: the attribute lives until the call returns; it points nowhere.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_bpf,
+            bpf_cmd::BPF_PROG_TEST_RUN as libc::c_int,
+            std::ptr::from_mut(&mut attr),
+            size_of::<bpf_attr>(),
+        )
+    };
+    if result < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the kernel has filled this member.
+    Ok(unsafe { attr.test.retval }.cast_signed())
+}
+
 /// A mount of a file system without a device that nobody else can see; it ends with its descriptor. Gives its root.
 pub(super) fn mount_privately(file_system: &CStr) -> io::Result<OwnedFd> {
     let none = std::ptr::null::<u8>();

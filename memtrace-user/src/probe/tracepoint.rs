@@ -1,9 +1,13 @@
 //! The tracepoints that tell of processes: which form of them, and the programs that stand there.
 //!
-//! Raw tracepoints need nothing but BPF. Perf tracepoints need tracefs, are dearer and take 30-90 ms each to remove, but
-//! the kernel never preempts their programs (`probes/process.rs` says why that matters). Until 7.0 it does not preempt
-//! those of raw ones either, so perf ones are taken from there on. This alone is decided by the kernel's version: no
-//! trial shows in reasonable time that a program can be preempted.
+//! Raw tracepoints need nothing but BPF. Perf tracepoints need tracefs, but the kernel never preempts their programs
+//! (`probes/process.rs` says why that matters). Until 7.0 it does not preempt those of raw ones either, so perf ones are
+//! taken from there on. This alone is decided by the kernel's version: no trial shows in reasonable time that a program
+//! can be preempted.
+//!
+//! Programs of perf tracepoints have a gap of their own: the kernel skips them on a CPU where a task was preempted in a
+//! system call on a map. memtrace makes none for a process or a file (`memtrace_common::edit`), one a second for its
+//! counters. Other programs that use BPF make them too; what they cost is counted like every skip.
 
 use std::{
     fmt,

@@ -39,6 +39,12 @@ impl<'object> File<'object> {
             .ok()
     }
 
+    /// Offset in the file of what is at `rel`.
+    pub(super) fn offset(self, rel: u64) -> Option<u64> {
+        let file = self.elf.file_range_from(rel.checked_add(self.elf.base)?)?;
+        Some(file.start)
+    }
+
     /// The word at `rel`.
     pub(super) fn word(self, rel: u64) -> Option<u64> {
         let bytes = self.bytes(rel, 8)?;

@@ -294,6 +294,7 @@ fn site(chosen: &ChosenSite, naming: &Naming<'_>) -> Site {
     Site {
         site: *id,
         tier: Tier::Exact,
+        domain: stack.and_then(|stack| stack.domain),
         live_bytes: counts.live_bytes,
         live_blocks: counts.live_blocks,
         allocated_bytes: counts.allocated_bytes,

@@ -37,6 +37,7 @@ pub(super) fn site(id: u64, live_bytes: u64, live_blocks: u64, frames: Vec<Frame
     Site {
         site: SiteId(id),
         tier: Tier::Exact,
+        domain: None,
         live_bytes: Bytes(live_bytes),
         live_blocks,
         allocated_bytes: Bytes(live_bytes * 3),

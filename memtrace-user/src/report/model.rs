@@ -7,7 +7,10 @@ use std::{collections::BTreeMap, time::SystemTime};
 use serde::{Serialize, Serializer};
 
 use super::Sort;
-use crate::ids::{Bytes, Pid, SiteId};
+use crate::{
+    ids::{Bytes, Pid, SiteId},
+    snapshot::Domain,
+};
 
 /// Version of the serialized form.
 pub const SCHEMA: u32 = 1;
@@ -165,6 +168,8 @@ pub struct Site {
     pub site: SiteId,
     /// How it came to be known.
     pub tier: Tier,
+    /// Domain of CPython's allocator that was called; null = another allocator, or one that is not probed.
+    pub domain: Option<Domain>,
     /// Requested bytes that are live.
     pub live_bytes: Bytes,
     /// Live blocks.

@@ -184,9 +184,12 @@ impl Page {
             Some(place) => [format!("{number}  {place}"), live].to_vec(),
             None => [format!("{number}  {live}")].to_vec(),
         };
+        let domain = site
+            .domain
+            .map_or(String::new(), |domain| format!("{domain} domain"));
         let parts = [
             parts,
-            vec![oldest, allocated, format!("site {}", site.site)],
+            vec![oldest, allocated, domain, format!("site {}", site.site)],
         ]
         .concat();
         let mut lines = self.flow_from(&parts, indent, FRAME_INDENT);

@@ -24,7 +24,7 @@ use crate::{
     ids::{BindingId, Bytes, ObjectId, Pid, StackId},
     python::book::{BookLimits, CodeBook},
     resolve::{ResolveOptions, Resolver},
-    snapshot::{ProcessSnapshot, SiteCounts, Snapshot, Stack},
+    snapshot::{Domain, ProcessSnapshot, SiteCounts, Snapshot, Stack},
     target::object::Object,
 };
 
@@ -49,6 +49,15 @@ fn a_table_fits_its_width() {
         "table_unlimited",
         text(&Table::default(), &fixture::report())
     );
+}
+
+#[test]
+fn a_domain_stands_beside_its_site() {
+    let mut report = fixture::report();
+    assert!(!text(&Table::default(), &report).contains("domain"));
+    report.processes[0].sites[0].domain = Some(Domain::Object);
+    let lines = text(&Table::default(), &report);
+    assert!(lines.contains(" · object domain · site "), "{lines}");
 }
 
 #[test]
@@ -203,6 +212,7 @@ fn snapshot() -> (Snapshot, HashMap<ObjectId, Arc<Object>>) {
         ]
         .into();
         Arc::new(Stack {
+            domain: None,
             frames,
             cut,
             cut_addr: u64::from(cut),

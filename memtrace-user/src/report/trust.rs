@@ -40,6 +40,11 @@ impl Trust {
     ) -> Self {
         let Measured { stats, .. } = measured;
         let lost = Losses::of(measured, snapshot);
+        // What is only listened to counts nowhere.
+        let trial_events = [event::TRIAL_MADE, event::TRIAL_FREED]
+            .map(|kind| stats.lost[usize::from(kind)])
+            .iter()
+            .sum::<u64>();
         let unnamed = unnamed_frames(processes);
         let [target_cpu_s, target_cost_s] =
             [measured.target_cpu, measured.target_cost].map(|time| time.as_secs_f64());
@@ -49,7 +54,7 @@ impl Trust {
         };
         Self {
             events: snapshot.events,
-            lost_events: stats.lost.iter().sum(),
+            lost_events: stats.lost.iter().sum::<u64>() - trial_events,
             stacks: stats.walked.iter().sum(),
             cut_stacks: stats.walked.iter().sum::<u64>()
                 - stats.walked[usize::from(stack::CUT_NONE)],

@@ -101,6 +101,7 @@ const PREFIXES: &[&str] = &[
     "_PyMethodDescr_",
     "_PyObject_Arena",
     "_PyObject_GC_",
+    "_PyObject_Vectorcall",
     "_PyRun_",
     "_PyVectorcall_",
     "_mi_",
@@ -156,6 +157,7 @@ mod tests {
             "_PyMem_RawMalloc",
             "_PyBytes_FromSize",
             "_PyObject_GC_NewVar",
+            "_PyObject_VectorcallTstate",
         ] {
             assert!(is_plumbing(name), "{name}");
         }

@@ -3,7 +3,7 @@
 //! A stack id hashes object numbers, which are counted anew in every run. A [`SiteId`] hashes what the numbers stand
 //! for. It is the 64-bit FNV-1a hash (offset basis `cbf29ce484222325`, prime `100000001b3`) of, for each frame from
 //! the innermost outwards, 16 bytes, a digest and an offset as little-endian 64-bit words; behind the frames one byte, the
-//! reason why the stack was cut.
+//! reason why the stack was cut; behind that, for blocks of one of CPython's domains, the domain's name.
 //!
 //! | frame | digest | offset |
 //! |---|---|---|
@@ -88,7 +88,11 @@ pub(super) fn site_id(
                 .add(&part.offset.to_le_bytes());
         }
     }
-    (SiteId(hash.add(&[bound.stack.cut]).0), known)
+    hash = hash.add(&[bound.stack.cut]);
+    if let Some(domain) = bound.stack.domain {
+        hash = hash.add(domain.to_string().as_bytes());
+    }
+    (SiteId(hash.0), known)
 }
 
 fn native(frame: u64, object: ObjectId, objects: &mut Objects<'_>) -> Part {
@@ -189,7 +193,7 @@ mod tests {
             name::CodeName,
         },
         resolve::{ResolveOptions, Resolver},
-        snapshot::Stack,
+        snapshot::{Domain, Stack},
     };
 
     const OWN: &str = "/proc/self/exe";
@@ -276,6 +280,37 @@ mod tests {
         let objects = HashMap::from([object(1, "a", OWN)]);
         let (inner, outer) = (stack::frame(1, 0x2010), stack::frame(1, 0x2020));
         assert_ne!(id(&objects, &[inner, outer]), id(&objects, &[outer, inner]));
+    }
+
+    #[test]
+    fn domains_are_sites_of_their_own() {
+        let id = |domain| {
+            let stack = Stack {
+                domain,
+                frames: [stack::frame(1, 0x1010)].into(),
+                ..Stack::default()
+            };
+            let bound = Bound {
+                stack: &stack,
+                codes: Ok(&[]),
+            };
+            let objects = HashMap::new();
+            let origin = Origin {
+                objects: &objects,
+                codes: &book(&[]),
+                runtimes: &HashSet::new(),
+            };
+            site_id(
+                bound,
+                &Names::default(),
+                &mut Objects::new(&objects),
+                &origin,
+            )
+            .0
+        };
+        // Computed from the module's text with Python's integers.
+        assert_eq!(id(Some(Domain::Object)).to_string(), "9b9456d41e3ce77c");
+        assert_ne!(id(Some(Domain::Object)), id(Some(Domain::Mem)));
     }
 
     #[test]

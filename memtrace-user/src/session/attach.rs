@@ -24,6 +24,8 @@ pub(super) enum Purpose {
     Allocators,
     /// The end of Python's code objects.
     CodeObjects,
+    /// CPython's allocator.
+    Domains,
 }
 
 /// The links of one file to make.

@@ -210,7 +210,7 @@ impl Library {
         if object.key.ino == 0 || self.published.get(&object.id) == Some(&loaded) {
             return;
         }
-        match maps.objects.insert(object.key, loaded, 0) {
+        match maps.publish(object.key, loaded) {
             Ok(()) => {
                 self.published.insert(object.id, loaded);
             }
@@ -277,9 +277,10 @@ fn find_sites(object: &Object) -> Sites {
     }
 }
 
-fn attach_order(kind: u32) -> u32 {
+/// Probes are attached in ascending order of it.
+pub(super) fn attach_order(kind: u32) -> u32 {
     match kind {
-        kind::FREE | kind::FREE_OUTER => 0,
+        kind::FREE | kind::FREE_OUTER | kind::FREE_THROUGH => 0,
         kind::REALLOC | kind::REALLOCARRAY => 1,
         _ => 2,
     }

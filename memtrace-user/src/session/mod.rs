@@ -10,7 +10,9 @@
 
 mod attach;
 mod command;
+mod domains;
 mod library;
+mod listener;
 mod measure;
 mod names;
 mod notices;
@@ -22,6 +24,7 @@ mod signals;
 mod sink;
 mod target;
 mod targets;
+mod trial;
 
 use std::sync::Arc;
 

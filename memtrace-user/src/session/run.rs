@@ -16,6 +16,7 @@ use super::{
     Outcome,
     attach::Attached,
     command::Command,
+    domains::{Domains, Tried},
     library::Library,
     measure,
     names::{self, Layouts},
@@ -56,6 +57,7 @@ pub(super) struct Session {
     targets: Targets,
     attached: mpsc::UnboundedReceiver<Attached>,
     looked: mpsc::UnboundedReceiver<Looked>,
+    tried: mpsc::UnboundedReceiver<Tried>,
     notices: Notices,
     drain: Drain<TrackerSink>,
     reporter: Reporter,
@@ -114,7 +116,7 @@ impl Session {
         let layouts = Layouts::default();
         let (teller, names) = names::spawn(Box::new(layouts.clone()), start)
             .context("failed to start the names' thread")?;
-        let sink = TrackerSink { tracker, teller };
+        let sink = TrackerSink::new(tracker, teller);
         let drain = Drain::spawn(rings.events, rings.stacks, sink, start)
             .context("failed to start the drain's thread")?;
         let reporter = Reporter::spawn(store.clone(), names, &plan, output)
@@ -129,19 +131,23 @@ impl Session {
         }
         let (pythons, looked) = Pythons::new(arrays.pythons);
         let library = Library::new(store, arrays.rows, arrays.pages, arrays.mappings);
+        let attacher = probes.attacher().clone().guarded_by(guard.clone());
+        let (domains, tried) = Domains::new(plan.domains, attacher.clone(), drain.line());
         let (targets, attached) = Targets::new(
             plan.selection.clone(),
-            probes.attacher().clone().guarded_by(guard.clone()),
+            attacher,
             maps,
             library,
             pythons,
             layouts,
+            domains,
         );
         Ok(Self {
             plan,
             targets,
             attached,
             looked,
+            tried,
             notices: Notices::watch(rings.notices)?,
             drain,
             reporter,
@@ -222,6 +228,7 @@ impl Session {
                 notices = self.notices.read() => self.targets.on_notices(&notices?),
                 Some(attached) = self.attached.recv() => self.targets.on_attached(attached),
                 Some(looked) = self.looked.recv() => self.targets.on_looked(looked),
+                Some(tried) = self.tried.recv() => self.targets.on_tried(tried),
                 _ = rescan.tick() => self.rescan(),
                 () = sleep_until(next_look.into()) => {}
             }

@@ -1,17 +1,18 @@
 //! The tracker as the drain's sink, and what the session asks of it.
 
-use std::time::Duration;
+use std::{sync::mpsc, time::Duration};
 
 use memtrace_common::event::Event;
 use tokio::sync::oneshot;
 
-use super::names::Teller;
+use super::{listener::Listener, names::Teller};
 use crate::{
     drain::{
         decode::{DecodeError, StackRecord},
         pump::Sink,
     },
     ids::{Millis, Pid},
+    python::coverage::Heard,
     snapshot::{BlockFilter, Snapshot},
     track::Tracker,
 };
@@ -35,22 +36,41 @@ pub(super) enum Ask {
         /// When none had been lost yet.
         since: Duration,
     },
+    /// Listen to a process; answered when it has begun.
+    Listen(Pid, mpsc::Sender<()>),
+    /// What was heard of a process, up to now. `None` when that was too much.
+    Heard(Pid, mpsc::Sender<Option<Heard>>),
+    /// Nothing; answered when all that had happened before has been delivered.
+    Settle(mpsc::Sender<()>),
 }
 
 /// Owns the tracker on the drain's thread.
 #[derive(Debug)]
 pub(super) struct TrackerSink {
-    /// Follows the blocks.
-    pub(super) tracker: Tracker,
+    tracker: Tracker,
     /// Hears of Python code objects.
-    pub(super) teller: Teller,
+    teller: Teller,
+    listener: Listener,
+}
+
+impl TrackerSink {
+    /// Nobody is listened to yet.
+    pub(super) fn new(tracker: Tracker, teller: Teller) -> Self {
+        Self {
+            tracker,
+            teller,
+            listener: Listener::default(),
+        }
+    }
 }
 
 impl Sink for TrackerSink {
     type Request = Ask;
 
     fn event(&mut self, event: &Event, now: Millis) {
-        self.tracker.apply(event, now);
+        if !self.listener.takes(event) {
+            self.tracker.apply(event, now);
+        }
     }
 
     fn stack(&mut self, stack: StackRecord<'_>) {
@@ -80,6 +100,17 @@ impl Sink for TrackerSink {
             Ask::End(pid) => self.tracker.end(pid, now),
             Ask::Exec(pid, exec_count) => self.tracker.exec(pid, exec_count, now),
             Ask::DistrustCodes { since } => self.tracker.distrust_codes(since),
+            // Whoever has asked may have given up.
+            Ask::Listen(pid, begun) => {
+                self.listener.begin(pid);
+                let _ = begun.send(());
+            }
+            Ask::Heard(pid, answer) => {
+                let _ = answer.send(self.listener.end(pid));
+            }
+            Ask::Settle(done) => {
+                let _ = done.send(());
+            }
         }
     }
 }

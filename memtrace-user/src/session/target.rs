@@ -7,7 +7,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{pythons::Placed, targets::PythonState};
+use super::{
+    pythons::Placed,
+    targets::{DomainState, PythonState},
+};
 use crate::{
     ids::{Bytes, ObjectId, Pid},
     probe::FileLinks,
@@ -52,6 +55,8 @@ pub(super) struct Target {
     pub(super) python: PythonState,
     /// What was known of its runtime when it ended.
     pub(super) last_runtime: Option<RuntimeFacts>,
+    /// That Python's allocator.
+    pub(super) domains: DomainState,
     /// Files whose probes are being attached.
     pub(super) pending: HashSet<ObjectId>,
     /// Whether the user has been told of it.
@@ -98,6 +103,7 @@ impl Target {
             placed: Vec::new(),
             python: PythonState::default(),
             last_runtime: None,
+            domains: DomainState::default(),
             pending: HashSet::new(),
             announced: false,
             run: 0..0,
@@ -138,7 +144,7 @@ impl Target {
             generation: self.generation(),
             rss: self.rss,
             ended: None,
-            notes: Vec::new(),
+            notes: self.domains.words().into_iter().collect(),
             runtime: self
                 .last_runtime
                 .clone()

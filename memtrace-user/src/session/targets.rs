@@ -3,6 +3,7 @@
 //! Owns the probes' handles and the library of files. Runs on the session's task; what waits for the kernel (attaching,
 //! detaching) runs on blocking threads and reports back.
 
+mod domains;
 mod follow;
 mod python;
 mod select;
@@ -18,10 +19,11 @@ use std::{
 use memtrace_common::{cookie, kind, process::Process};
 use tokio::sync::mpsc;
 
-pub(super) use self::python::PythonState;
+pub(super) use self::{domains::DomainState, python::PythonState};
 use self::{follow::Bystander, select::Undecided};
 use super::{
     attach::{self, Attached, Attaching, Job, Purpose},
+    domains::Domains,
     library::{Library, Sites},
     names::Layouts,
     pythons::Pythons,
@@ -30,7 +32,7 @@ use super::{
 use crate::{
     ids::Pid,
     plan::Selection,
-    probe::{Attacher, FileLinks, Maps, ProbeSite},
+    probe::{Attacher, FileLinks, Maps},
     python::presence::Presence,
     target::{
         maps::MapsError,
@@ -79,6 +81,7 @@ pub(super) struct Targets {
     layouts: Layouts,
     presence: Presence,
     undecided: Undecided,
+    domains: Domains,
     live: BTreeMap<Pid, Target>,
     exited: VecDeque<Target>,
     words: Vec<Word>,
@@ -96,6 +99,7 @@ impl Targets {
         library: Library,
         pythons: Pythons,
         layouts: Layouts,
+        domains: Domains,
     ) -> (Self, mpsc::UnboundedReceiver<Attached>) {
         let (attaching, results) = Attaching::new(attacher);
         let targets = Self {
@@ -107,6 +111,7 @@ impl Targets {
             layouts,
             presence: Presence::default(),
             undecided: Undecided::default(),
+            domains,
             live: BTreeMap::new(),
             exited: VecDeque::new(),
             words: Vec::new(),
@@ -214,9 +219,10 @@ impl Targets {
             purpose,
             result,
         } = attached;
-        if purpose == Purpose::CodeObjects {
-            self.on_code_probe(pid, object.id, result);
-            return;
+        match purpose {
+            Purpose::CodeObjects => return self.on_code_probe(pid, object.id, result),
+            Purpose::Domains => return self.on_domain_probes(pid, result),
+            Purpose::Allocators => {}
         }
         let Some(target) = self.live.get_mut(&pid) else {
             if let Ok(links) = result {
@@ -256,12 +262,14 @@ impl Targets {
         let cleaning = self.clean_bystanders(now);
         let python = self.check_pythons(now);
         let undecided = self.decide(now);
+        let domains = self.check_domains(now);
         self.live
             .values()
             .filter_map(Target::look_due)
             .chain(cleaning)
             .chain(python)
             .chain(undecided)
+            .chain(domains)
             .min()
     }
 
@@ -273,7 +281,9 @@ impl Targets {
             .values_mut()
             .flat_map(|target| {
                 let code = target.python.take_links();
-                target.links.drain().map(|(_, links)| links).chain(code)
+                let domains = target.domains.take_links();
+                let links = target.links.drain().map(|(_, links)| links);
+                links.chain(code).chain(domains)
             })
             .collect();
         attach::drop_now(links);
@@ -368,23 +378,6 @@ impl Targets {
                 true
             }
         }
-    }
-
-    /// The files that a process has probes in, for another that has inherited them.
-    fn attached_files(&self, pid: Pid) -> Vec<(Arc<Object>, Arc<[ProbeSite]>)> {
-        let Some(target) = self.live.get(&pid) else {
-            return Vec::new();
-        };
-        let code = target
-            .python
-            .probed()
-            .and_then(|(object, site)| Some((self.library.get(object)?, Arc::from([site]))));
-        target
-            .links
-            .keys()
-            .filter_map(|id| self.library.attachable(*id))
-            .chain(code)
-            .collect()
     }
 
     /// Attaches to the allocators among `objects` that are not attached yet; says whether there were any.

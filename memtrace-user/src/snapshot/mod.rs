@@ -3,7 +3,9 @@
 //! Made by [`track`](crate::track) on the drain thread, consumed by [`resolve`](crate::resolve) and
 //! [`report`](crate::report) elsewhere. Knows no names and no processes beyond their ids.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{collections::HashMap, fmt, sync::Arc, time::Duration};
+
+use memtrace_common::domain;
 
 use memtrace_common::stack::FRAME_PYTHON;
 
@@ -183,6 +185,45 @@ impl<'a> Bound<'a> {
     }
 }
 
+/// Which interface of CPython's allocator was called.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Domain {
+    /// `PyMem_Raw*`
+    Raw,
+    /// `PyMem_*`
+    Mem,
+    /// `PyObject_*`
+    Object,
+}
+
+impl Domain {
+    /// Parts the words of a stack as they travel: the domain, if there is one, and the frames.
+    #[must_use]
+    pub fn split(words: &[u64]) -> (Option<Self>, &[u64]) {
+        let domain = words
+            .first()
+            .map_or(domain::NONE, |&word| domain::of_word(word));
+        let domain = match domain {
+            domain::RAW => Self::Raw,
+            domain::MEM => Self::Mem,
+            domain::OBJECT => Self::Object,
+            _ => return (None, words),
+        };
+        (Some(domain), &words[1..])
+    }
+}
+
+impl fmt::Display for Domain {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Raw => "raw",
+            Self::Mem => "mem",
+            Self::Object => "object",
+        })
+    }
+}
+
 impl Stack {
     /// Whether any of its frames is a Python frame.
     #[must_use]
@@ -194,10 +235,30 @@ impl Stack {
 /// A stack as it was received.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Stack {
+    /// Domain of CPython's allocator that was called; `None` = another allocator.
+    pub domain: Option<Domain>,
     /// Frame words (`memtrace_common::stack::frame`), innermost first.
     pub frames: Box<[u64]>,
     /// One of `memtrace_common::stack::CUT_*`.
     pub cut: u8,
     /// Program counter at which the walk was cut; 0 when complete.
     pub cut_addr: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    use memtrace_common::stack;
+
+    use super::*;
+
+    #[test]
+    fn a_domain_is_taken_off_and_frames_are_not() {
+        let frame = stack::frame(3, 0x1000);
+        let words = [domain::word(domain::MEM), frame];
+        assert_eq!(Domain::split(&words), (Some(Domain::Mem), &[frame][..]));
+        let unknown = stack::python_frame(0, stack::INSTR_UNKNOWN);
+        for words in [&[frame][..], &[unknown], &[]] {
+            assert_eq!(Domain::split(words), (None, words));
+        }
+    }
 }

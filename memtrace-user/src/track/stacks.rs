@@ -5,7 +5,10 @@ use std::sync::Arc;
 use hashbrown::HashMap;
 use memtrace_common::stack::StackHeader;
 
-use crate::{ids::StackId, snapshot::Stack};
+use crate::{
+    ids::StackId,
+    snapshot::{Domain, Stack},
+};
 
 /// Bytes that a stack needs beside its frames: the entry in a table that has just grown, and its two allocations.
 const STACK_COST: usize = 128;
@@ -39,7 +42,9 @@ impl Stacks {
             return false;
         }
         self.bytes += bytes;
+        let (domain, frames) = Domain::split(frames);
         let stack = Stack {
+            domain,
             frames: frames.into(),
             cut: header.cut,
             cut_addr: header.cut_addr,

@@ -48,6 +48,7 @@ fn site(blocks: u64, bytes: u64, frames: &[Frame]) -> Site {
     Site {
         site: "00000000000000aa".to_owned(),
         tier: "exact".to_owned(),
+        domain: None,
         counts: Counts {
             live_blocks: blocks,
             live_bytes: bytes,
@@ -76,6 +77,7 @@ fn process(sites: Vec<Site>) -> Process {
         rss_bytes: 0,
         counts: Counts::default(),
         unknown_frees: 0,
+        notes: Vec::new(),
         sites,
     }
 }

@@ -70,7 +70,11 @@ pub(super) fn programs() -> Result<Vec<PathBuf>> {
         .read_dir()
         .with_context(|| format!("failed to list `{}`", sources.display()))?
     {
-        files.push(entry?.path());
+        let path = entry?.path();
+        // Python programs, which need an interpreter, stay here.
+        if path.is_file() {
+            files.push(path);
+        }
     }
     Ok(files)
 }

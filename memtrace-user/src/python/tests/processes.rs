@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeMap,
-    io::{BufRead as _, BufReader},
+    io::{BufRead as _, BufReader, Write as _},
     path::{Path, PathBuf},
     process::{Child, ChildStdin, ChildStdout, Command, Stdio},
     sync::Arc,
@@ -61,7 +61,7 @@ pub(in crate::python) fn supported() -> Vec<PathBuf> {
 pub(in crate::python) struct Program {
     child: Child,
     /// Kept open: programs end with it.
-    _input: ChildStdin,
+    input: ChildStdin,
     output: BufReader<ChildStdout>,
 }
 
@@ -77,7 +77,7 @@ impl Program {
             .spawn()
             .unwrap_or_else(|error| panic!("{command:?}: {error}"));
         Self {
-            _input: child.stdin.take().unwrap(),
+            input: child.stdin.take().unwrap(),
             output: BufReader::new(child.stdout.take().unwrap()),
             child,
         }
@@ -91,6 +91,11 @@ impl Program {
         let mut line = String::new();
         self.output.read_line(&mut line).unwrap();
         line
+    }
+
+    /// Lets it go on.
+    pub(in crate::python) fn tell(&mut self) {
+        self.input.write_all(b"\n").unwrap();
     }
 
     pub(in crate::python) fn find(&self) -> Result<Runtime, Unfound> {

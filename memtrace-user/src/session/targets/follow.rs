@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeSet,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -10,7 +11,11 @@ use memtrace_common::notice::{self, NOTICE_FOLLOWED, NOTICE_SHARES_MEMORY, Notic
 use super::{MAX_EXITED, Targets, Unheard, attach};
 use crate::{
     ids::Pid,
-    target::procfs::{self, ProcessInfo},
+    probe::ProbeSite,
+    target::{
+        object::Object,
+        procfs::{self, ProcessInfo},
+    },
 };
 
 /// How long a child that is not traced is given to run another program before the probes are taken out of its memory.
@@ -119,6 +124,24 @@ impl Targets {
         None
     }
 
+    /// The files that a process has probes in, for another that has inherited them.
+    fn attached_files(&self, pid: Pid) -> Vec<(Arc<Object>, Arc<[ProbeSite]>)> {
+        let Some(target) = self.live.get(&pid) else {
+            return Vec::new();
+        };
+        let code = target
+            .python
+            .probed()
+            .and_then(|(object, site)| Some((self.library.get(object)?, Arc::from([site]))));
+        target
+            .links
+            .keys()
+            .filter_map(|id| self.library.attachable(*id))
+            .chain(code)
+            .chain(self.domain_file(pid))
+            .collect()
+    }
+
     fn on_fork(&mut self, told: &Notice) {
         let child = Pid(told.tgid);
         if self.live.contains_key(&child) {
@@ -193,7 +216,8 @@ impl Targets {
             .retire(std::mem::replace(&mut target.run, 0..0));
         target.last_runtime = Some(target.python.facts());
         self.release_python(pid, std::mem::take(&mut target.python));
-        for (_, links) in target.links.drain() {
+        let domains = target.domains.take_links();
+        for links in target.links.drain().map(|(_, links)| links).chain(domains) {
             attach::drop_later(links);
         }
         if self.exited.len() == MAX_EXITED {

@@ -21,6 +21,7 @@ use crate::{
     python::{
         Refusal,
         runtime::{Reach, Runtime},
+        version::Version,
     },
     report::RuntimeFacts,
     session::{
@@ -138,6 +139,16 @@ impl PythonState {
         };
         self.looks += 1;
         self.due = Some(Instant::now() + wait);
+    }
+
+    /// Its file and version, once stacks show its frames.
+    pub(super) fn found(&self) -> Option<(ObjectId, Version)> {
+        match &self.phase {
+            Phase::Found(found) if found.links.is_some() => {
+                Some((found.object, found.runtime.version))
+            }
+            _ => None,
+        }
     }
 
     /// Where its memory has a breakpoint.
@@ -349,6 +360,7 @@ impl Targets {
                     what: format!("CPython {version}, stacks show its functions"),
                 });
                 self.tell_probes(pid);
+                self.begin_domains(pid);
             }
             (_, Ok(links)) => attach::drop_later(links),
             (_, Err(_)) if !procfs::exists(pid) => {}
@@ -362,6 +374,10 @@ impl Targets {
     /// Its Python is gone: it has ended, or runs another program.
     pub(super) fn forget_python(&mut self, pid: Pid) {
         if let Some(target) = self.live.get_mut(&pid) {
+            if let Some(links) = target.domains.take_links() {
+                attach::drop_later(links);
+            }
+            target.domains = super::DomainState::default();
             let state = std::mem::take(&mut target.python);
             self.release_python(pid, state);
         }

@@ -148,7 +148,7 @@ fn locate(homes: [RegisterSet; 3], kind: u32) -> Option<[u8; 3]> {
 /// How many arguments a probe of `kind` reads.
 fn argument_count(kind: u32) -> usize {
     match kind {
-        kind::MALLOC | kind::PVALLOC | kind::FREE | kind::FREE_OUTER => 1,
+        kind::MALLOC | kind::PVALLOC | kind::FREE | kind::FREE_OUTER | kind::FREE_THROUGH => 1,
         kind::CALLOC | kind::REALLOC | kind::MEMALIGN => 2,
         kind::REALLOCARRAY | kind::POSIX_MEMALIGN => 3,
         _ => 0,
