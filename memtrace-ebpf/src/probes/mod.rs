@@ -1,6 +1,7 @@
 //! The programs, by what they stand on.
 
 mod allocator;
+mod obituary;
 mod process;
 
 pub(crate) use self::allocator::UprobeContext;
