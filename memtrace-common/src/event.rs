@@ -16,7 +16,7 @@ wire! {
     /// | [`REALLOC_RETURN`] | new block, 0 when none | requested | stack id |
     /// | [`FORK`] | process id of the child | 1 when it shares the parent's memory | 0 |
     /// | [`EXEC`], [`EXIT`] | 0 | 0 | 0 |
-    /// | [`CODE_FREED`] | code object | 0 | 0 |
+    /// | [`CODE_FREED`] | code object | 1 when an [obituary](crate::obituary) was sent before | the obituary's stamp |
     /// | [`TRIAL_MADE`], [`TRIAL_FREED`] | block | 0 | 0 |
     pub struct Event (32) {
         /// Kind in the top byte, requested size in bytes in the lower 56 bits.
@@ -27,7 +27,7 @@ wire! {
         pub tid: u32,
         /// Address of the block.
         pub addr: u64,
-        /// Id of the stack, see [`crate::stack`].
+        /// Id of the stack, see [`crate::stack`]; of a [`CODE_FREED`] the stamp of its obituary.
         pub stack: u64,
     }
 }

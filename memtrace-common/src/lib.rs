@@ -57,6 +57,7 @@ pub mod event;
 pub mod kind;
 pub mod limits;
 pub mod notice;
+pub mod obituary;
 pub mod patch;
 pub mod process;
 pub mod python;

@@ -18,7 +18,7 @@ wire! {
     ///
     /// The way to the innermost frame: `*(thread pointer + slot)` is the thread state; `*(state + state_frame)` the frame,
     /// or with `frame_link` not [`DIRECT`] a record whose word at `frame_link` is the frame.
-    pub struct Python (80) {
+    pub struct Python (96) {
         /// Object number of the file with the interpreter's loop, as frame words have it.
         pub object: u32,
         /// Bits of `PYTHON_*`.
@@ -53,6 +53,21 @@ wire! {
         pub boundary: u32,
         /// Offset of the first instruction in a code object, for instruction pointers.
         pub bytecode: u32,
+        /// Bytes of a code object in which the fields lie that a name needs; 0 = freed ones are not copied. Less than
+        /// [`MAX_HEAD`](crate::obituary::MAX_HEAD).
+        pub code_head: u16,
+        /// Offset in a code object of the `str` with the file's name.
+        pub code_file: u16,
+        /// Of the one with its own name.
+        pub code_name: u16,
+        /// Of the `bytes` with its lines.
+        pub code_lines: u16,
+        /// Where the characters of an ASCII `str` begin.
+        pub ascii_text: u16,
+        /// Where those of another compact `str` begin.
+        pub wide_text: u16,
+        /// Always 0.
+        pub reserved: u32,
     }
 }
 

@@ -4,7 +4,7 @@ use crate::{event, kind, stack};
 
 wire! {
     /// Value of the per-CPU map `STATS`.
-    pub struct Stats (728) {
+    pub struct Stats (752) {
         /// Entries of probed functions, by kind.
         pub entries: [u64; kind::COUNT],
         /// Returns of probed functions, by kind.
@@ -21,6 +21,12 @@ wire! {
         pub stacks_sent: u64,
         /// Stacks for which the stack ring had no room; sent when they are met again.
         pub stacks_lost: u64,
+        /// Obituaries sent.
+        pub obituaries_sent: u64,
+        /// Obituaries for which the ring had no room.
+        pub obituaries_lost: u64,
+        /// Code objects whose end was seen and that could not be copied: not readable, or too large.
+        pub obituaries_unread: u64,
         /// Notices for which the notice ring had no room.
         pub notices_lost: u64,
         /// Calls that could not be followed because the table of threads was full.

@@ -28,6 +28,10 @@ pub(crate) static EVENTS: RingBuf = RingBuf::with_byte_size(32 << 20, 0);
 #[map]
 pub(crate) static STACKS: RingBuf = RingBuf::with_byte_size(8 << 20, 0);
 
+/// What is copied of Python code objects that are freed. Probes → drain.
+#[map]
+pub(crate) static OBITUARIES: RingBuf = RingBuf::with_byte_size(4 << 20, 0);
+
 /// What the session must act on. Probes → session.
 #[map]
 pub(crate) static NOTICES: RingBuf = RingBuf::with_byte_size(1 << 20, 0);

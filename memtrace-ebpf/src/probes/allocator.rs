@@ -20,6 +20,7 @@ use memtrace_common::{
     stats::Stats,
 };
 
+use super::obituary;
 use crate::{
     emit, intrinsics,
     maps::LARGEST_REQUEST,
@@ -295,10 +296,21 @@ fn on_trial_return(ctx: *mut c_void, stats: &mut Stats) {
 }
 
 /// Told in the event ring, so that its place among the allocations is known: what comes later and names this address means
-/// another code object.
+/// another code object. Its obituary comes before it.
 #[inline(always)]
 fn on_code_freed(stats: &mut Stats, key: ThreadKey, code: u64) -> u64 {
-    emit_addr(stats, key, event::CODE_FREED, code);
+    if code == 0 {
+        return SKIP_RETURN;
+    }
+    let stamp = obituary::send(stats, key, code);
+    let event = Event {
+        kind_and_size: Event::pack(event::CODE_FREED, u64::from(stamp != 0)),
+        tgid: key.tgid(),
+        tid: key.tid(),
+        addr: code,
+        stack: stamp,
+    };
+    emit::event(stats, &event);
     SKIP_RETURN
 }
 

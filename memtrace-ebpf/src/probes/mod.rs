@@ -2,6 +2,7 @@
 
 mod allocator;
 mod edit;
+mod obituary;
 mod process;
 
 pub(crate) use self::allocator::UprobeContext;

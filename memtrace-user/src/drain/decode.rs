@@ -3,7 +3,12 @@
 //! Decoding is total: any bytes give a record or a [`DecodeError`]. A kind or reason that this build does not
 //! know is data and passes through; the reader of the record counts it.
 
-use memtrace_common::{event::Event, limits::MAX_FRAMES, stack::StackHeader};
+use memtrace_common::{
+    event::Event,
+    limits::MAX_FRAMES,
+    obituary::{LARGE, MAX_HEAD, ObituaryHeader, SMALL, Slots},
+    stack::StackHeader,
+};
 use zerocopy::FromBytes as _;
 
 /// Why the bytes of a record are not a record.
@@ -38,6 +43,18 @@ pub enum DecodeError {
     /// Frame words can be read in place only at a multiple of 8; the ring places every record so.
     #[error("a stack record does not lie at a multiple of 8")]
     Misaligned,
+    /// Records of the obituary ring have two sizes.
+    #[error("an obituary has {len} bytes instead of {} or {}", SMALL.record(), LARGE.record())]
+    ObituaryLength {
+        /// Bytes received.
+        len: usize,
+    },
+    /// A part of an obituary is said to be larger than its slot.
+    #[error("a part of an obituary claims {size} bytes, more than its slot has")]
+    ObituaryPart {
+        /// Bytes claimed.
+        size: u32,
+    },
 }
 
 /// A record of the stack ring, its frames still in the ring.
@@ -47,6 +64,21 @@ pub struct StackRecord<'ring> {
     pub header: StackHeader,
     /// `header.count` frame words, innermost first.
     pub frames: &'ring [u64],
+}
+
+/// A record of the obituary ring, its parts still in the ring.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ObituaryRecord<'ring> {
+    /// Of which code object, and where its parts were.
+    pub header: ObituaryHeader,
+    /// The beginning of the code object.
+    pub head: &'ring [u8],
+    /// The `str` with the file's name.
+    pub file: &'ring [u8],
+    /// The `str` with its name.
+    pub name: &'ring [u8],
+    /// The `bytes` with its lines.
+    pub lines: &'ring [u8],
 }
 
 /// Decodes a record of the event ring: exactly 32 bytes, at any alignment.
@@ -78,6 +110,33 @@ pub fn stack(bytes: &[u8]) -> Result<StackRecord<'_>, DecodeError> {
     }
     let frames = <[u64]>::ref_from_bytes(words).map_err(|_| DecodeError::Misaligned)?;
     Ok(StackRecord { header, frames })
+}
+
+/// Decodes a record of the obituary ring: a header and four slots, at any alignment.
+///
+/// # Errors
+///
+/// [`DecodeError::ObituaryLength`] and [`DecodeError::ObituaryPart`].
+pub fn obituary(bytes: &[u8]) -> Result<ObituaryRecord<'_>, DecodeError> {
+    let len = bytes.len();
+    let wrong_length = DecodeError::ObituaryLength { len };
+    let sizes = [SMALL, LARGE];
+    let slots = sizes.into_iter().find(|slots| slots.record() == len);
+    let Slots { file, name, lines } = slots.ok_or(wrong_length)?;
+    let (header, mut rest) = ObituaryHeader::read_from_prefix(bytes).map_err(|_| wrong_length)?;
+    let mut part = |slot: usize, size: u32| {
+        let (here, behind) = rest.split_at_checked(slot).ok_or(wrong_length)?;
+        rest = behind;
+        here.get(..size as usize)
+            .ok_or(DecodeError::ObituaryPart { size })
+    };
+    Ok(ObituaryRecord {
+        header,
+        head: part(MAX_HEAD, header.head_size)?,
+        file: part(file, header.file_size)?,
+        name: part(name, header.name_size)?,
+        lines: part(lines, header.lines_size)?,
+    })
 }
 
 #[cfg(test)]

@@ -12,10 +12,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use memtrace_common::event::Event;
+use memtrace_common::event::{self, Event};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-use super::decode::{self, DecodeError, StackRecord};
+use super::decode::{self, DecodeError, ObituaryRecord, StackRecord};
 use crate::{ids::Millis, probe::Ring};
 
 /// Pause after a round that found records. A 32 MiB ring holds 800 000 events: half a second at the highest rate that
@@ -36,6 +36,16 @@ pub trait Sink: Send + 'static {
 
     /// A stack, never later than the end of the round that brings the first event which carries its id.
     fn stack(&mut self, stack: StackRecord<'_>);
+
+    /// What was copied of a Python code object that was freed. It comes before the event of the end if
+    /// [`Sink::lacks_obituary`] asks for it and it is there; otherwise as long as [`Sink::awaits_obituaries`].
+    fn obituary(&mut self, obituary: ObituaryRecord<'_>);
+
+    /// Whether an event is of no use without an obituary that has not come.
+    fn lacks_obituary(&self, event: &Event) -> bool;
+
+    /// Whether an obituary is awaited whose event has come.
+    fn awaits_obituaries(&self) -> bool;
 
     /// The end of a round. `drained_until` tells a time since the session began before which every event that was recorded
     /// has been delivered; `None` when more have arrived meanwhile. It asks the kernel, so only who needs it calls it.
@@ -61,14 +71,9 @@ impl<S: Sink> Drain<S> {
     ///
     /// # Errors
     /// When the system cannot make a thread.
-    pub fn spawn(events: Ring, stacks: Ring, sink: S, start: Instant) -> io::Result<Self> {
+    pub fn spawn(rings: DrainedRings, sink: S, start: Instant) -> io::Result<Self> {
         let (requests, inbox) = mpsc::channel();
-        let pump = Pump {
-            events,
-            stacks,
-            sink,
-            start,
-        };
+        let pump = Pump { rings, sink, start };
         let thread = thread::Builder::new()
             .name("drain".into())
             .spawn(move || pump.run(&inbox))?;
@@ -90,9 +95,19 @@ impl<S: Sink> Drain<S> {
     }
 }
 
+/// The rings that the drain empties.
+#[expect(missing_debug_implementations, reason = "rings have none")]
+pub struct DrainedRings {
+    /// Allocator calls and process changes.
+    pub events: Ring,
+    /// Stacks, each once.
+    pub stacks: Ring,
+    /// Copies of Python code objects that are freed.
+    pub obituaries: Ring,
+}
+
 struct Pump<S> {
-    events: Ring,
-    stacks: Ring,
+    rings: DrainedRings,
     sink: S,
     start: Instant,
 }
@@ -120,19 +135,30 @@ impl<S: Sink> Pump<S> {
         let now = self.now();
         // Before the events as well as after them: most stacks are here when the first event comes that carries their id.
         self.stacks();
+        self.awaited_obituaries();
         let mut count = 0;
         while count < ROUND
-            && let Some(record) = self.events.next()
+            && let Some(event) = self
+                .rings
+                .events
+                .next()
+                .map(|record| decode::event(&record))
         {
-            match decode::event(&record) {
-                Ok(event) => self.sink.event(&event, now),
+            match event {
+                Ok(event) => {
+                    if event.kind() == event::CODE_FREED {
+                        self.prepare_end(&event);
+                    }
+                    self.sink.event(&event, now);
+                }
                 Err(error) => self.sink.malformed(error),
             }
             count += 1;
         }
         // After the events: a stack is sent before the first event that carries its id, so it is here by now.
         self.stacks();
-        let (events, start) = (&self.events, self.start);
+        self.awaited_obituaries();
+        let (events, start) = (&self.rings.events, self.start);
         self.sink.round_ended(&|| {
             let until = start.elapsed();
             is_empty(events).then_some(until)
@@ -140,8 +166,32 @@ impl<S: Sink> Pump<S> {
         count
     }
 
+    /// Gets what must be there before the end of a code object: the stacks of the events before it, which may have it, and
+    /// its obituary. No more obituaries than that, so that they need not be kept when events are behind.
+    fn prepare_end(&mut self, event: &Event) {
+        self.stacks();
+        while self.sink.lacks_obituary(event) && self.next_obituary() {}
+    }
+
+    /// Gets the obituaries that were hidden, by one that was being written, when their events came.
+    fn awaited_obituaries(&mut self) {
+        while self.sink.awaits_obituaries() && self.next_obituary() {}
+    }
+
+    /// `false` when there is none.
+    fn next_obituary(&mut self) -> bool {
+        let Some(record) = self.rings.obituaries.next() else {
+            return false;
+        };
+        match decode::obituary(&record) {
+            Ok(obituary) => self.sink.obituary(obituary),
+            Err(error) => self.sink.malformed(error),
+        }
+        true
+    }
+
     fn stacks(&mut self) {
-        while let Some(record) = self.stacks.next() {
+        while let Some(record) = self.rings.stacks.next() {
             match decode::stack(&record) {
                 Ok(stack) => self.sink.stack(stack),
                 Err(error) => self.sink.malformed(error),

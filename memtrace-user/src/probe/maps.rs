@@ -80,6 +80,8 @@ pub struct Rings {
     pub events: Ring,
     /// Stacks, each once.
     pub stacks: Ring,
+    /// Copies of Python code objects that are freed.
+    pub obituaries: Ring,
     /// What the session must act on.
     pub notices: Ring,
 }
@@ -130,6 +132,7 @@ impl Rings {
         Ok(Self {
             events: take(ebpf, "EVENTS")?.try_into()?,
             stacks: take(ebpf, "STACKS")?.try_into()?,
+            obituaries: take(ebpf, "OBITUARIES")?.try_into()?,
             notices: take(ebpf, "NOTICES")?.try_into()?,
         })
     }

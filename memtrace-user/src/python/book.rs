@@ -6,7 +6,7 @@
 //! of ended ones, and now and then a time *T*: everything that happened before *T* has been told. A name that was read
 //! completely at *R* is accepted when a *T* ≥ *R* is told and the incarnation has not ended by then. Before a code
 //! object's memory can be reused its end is in the ring, so what was read was the incarnation itself. Otherwise the name
-//! is [`Gone`].
+//! is [`Gone`], but for an *obituary*: what the probes have copied of it at its end ([`Word::Copied`]).
 //!
 //! Nothing here reads memory, has a thread or a clock: the holder asks what to read next ([`CodeBook::next`]), reads, and
 //! hands in what came of it ([`CodeBook::hand_in`]). Bounded by [`BookLimits`].
@@ -17,11 +17,14 @@ use std::{
     time::Duration,
 };
 
-use super::name::{CodeName, Gone, ReadError};
+use super::{
+    name::{CodeName, Gone, ReadError},
+    obituary::Obituary,
+};
 use crate::ids::{Bytes, CodeId, Pid};
 
 /// What the drain tells, in ring order.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Word {
     /// A code object that was not known is in use.
     New {
@@ -38,6 +41,13 @@ pub enum Word {
         id: CodeId,
         /// The process; a forked child may free what it shares with its parent.
         pid: Pid,
+    },
+    /// What was copied of it when it was freed. Comes before [`Word::Freed`], or later.
+    Copied {
+        /// Its number.
+        id: CodeId,
+        /// The copy.
+        obituary: Arc<Obituary>,
     },
     /// The program of a process has ended: its memory is gone.
     Ended(Pid),
@@ -77,6 +87,8 @@ pub struct BookCounts {
     pub read: u64,
     /// Names accepted.
     pub accepted: u64,
+    /// Of these, those from obituaries.
+    pub recalled: u64,
     /// Incarnations that will never have a name.
     pub gone: u64,
     /// Of these, those for which there was no room.
@@ -135,6 +147,15 @@ impl State {
             Self::Named { .. } | Self::Gone(_) => None,
         }
     }
+
+    /// Whether a copy is of use: there is no name, for a reason that does not put the number in doubt.
+    fn takes_copy(&self) -> bool {
+        match self {
+            Self::Unread { .. } | Self::Read { .. } => true,
+            Self::Named { .. } => false,
+            Self::Gone(gone) => !matches!(gone, Gone::EventsLost | Gone::Full),
+        }
+    }
 }
 
 /// The names of all incarnations.
@@ -147,6 +168,8 @@ pub struct CodeBook {
     read: VecDeque<(Duration, CodeId)>,
     /// Who waits, by process: an end must not search everything.
     waiting: BTreeSet<(Pid, CodeId)>,
+    /// Copies that have not been looked at.
+    copies: VecDeque<(CodeId, Arc<Obituary>)>,
     bytes: u64,
     limits: BookLimits,
     counts: BookCounts,
@@ -161,6 +184,7 @@ impl CodeBook {
             unread: BTreeSet::new(),
             read: VecDeque::new(),
             waiting: BTreeSet::new(),
+            copies: VecDeque::new(),
             bytes: 0,
             limits,
             counts: BookCounts::default(),
@@ -176,6 +200,7 @@ impl CodeBook {
                     self.end(id, Gone::Freed);
                 }
             }
+            Word::Copied { id, obituary } => self.copies.push_back((id, obituary)),
             Word::Ended(pid) => self.end_process(pid),
             Word::Missed => self.end_waiting(Gone::Behind),
             Word::Distrust { since } => self.distrust(since),
@@ -240,6 +265,37 @@ impl CodeBook {
         }
     }
 
+    /// The next copy that can name its incarnation.
+    pub fn next_copy(&mut self) -> Option<(CodeId, Arc<Obituary>)> {
+        while let Some((id, obituary)) = self.copies.pop_front() {
+            if self.codes.get(&id).is_some_and(State::takes_copy) {
+                return Some((id, obituary));
+            }
+        }
+        None
+    }
+
+    /// The name that a copy has given at `at`. It was taken when the incarnation ended, so it is right whatever else
+    /// was told meanwhile, unless the numbers themselves are in doubt.
+    pub fn recall(&mut self, id: CodeId, name: Arc<dyn CodeName>, at: Duration) {
+        if !self.codes.get(&id).is_some_and(State::takes_copy) {
+            return;
+        }
+        // Ended, so that it waits for nothing and nothing is counted twice.
+        self.end(id, Gone::Freed);
+        let bytes = name.bytes() as u64;
+        if self.bytes + bytes > self.limits.bytes.0 {
+            self.counts.full += 1;
+            self.codes.insert(id, State::Gone(Gone::Full));
+            return;
+        }
+        self.bytes += bytes;
+        self.counts.gone -= 1;
+        self.counts.accepted += 1;
+        self.counts.recalled += 1;
+        self.codes.insert(id, State::Named { name, at });
+    }
+
     /// The name of an incarnation.
     ///
     /// # Errors
@@ -271,7 +327,7 @@ impl CodeBook {
     /// Whether any name may still come.
     #[must_use]
     pub fn is_waiting(&self) -> bool {
-        !self.waiting.is_empty()
+        !self.waiting.is_empty() || !self.copies.is_empty()
     }
 
     /// How the book did so far.
@@ -365,6 +421,7 @@ impl CodeBook {
 
     fn distrust(&mut self, since: Duration) {
         self.end_waiting(Gone::EventsLost);
+        self.copies.clear();
         let doubtful = self.codes.iter().filter_map(|(id, state)| match state {
             State::Named { at, .. } if *at > since => Some(*id),
             _ => None,

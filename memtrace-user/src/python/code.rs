@@ -5,12 +5,15 @@
 
 use std::io;
 
-use memtrace_common::stack::{INSTR_BEFORE_FIRST, INSTR_UNKNOWN};
+use memtrace_common::{
+    obituary::{BYTES_HEAD, LARGE},
+    stack::{INSTR_BEFORE_FIRST, INSTR_UNKNOWN},
+};
 
 use super::{
     lines::Spans,
     memory::Memory,
-    peek::{complete, peek, word},
+    peek::{complete, word},
     text::{self, TextError},
 };
 
@@ -20,6 +23,8 @@ pub const MAX_FILE_CHARS: usize = 4096;
 pub const MAX_NAME_CHARS: usize = 1024;
 /// Bytes of the largest line table that is read: some hundred thousand lines.
 pub const MAX_LINE_TABLE: usize = 1 << 20;
+/// From this size on the probes do not copy a line table.
+const MAX_COPIED_TABLE: usize = LARGE.lines - BYTES_HEAD;
 /// Bytes of a code object that are read. The fields lie within 144 of them.
 const MAX_HEAD: usize = 512;
 
@@ -93,6 +98,9 @@ pub enum NoLines {
     /// More than [`MAX_LINE_TABLE`].
     #[error("its line table is larger than 1 MiB")]
     TooLarge,
+    /// It was freed before it could be read, and has more than the probes copy (`memtrace_common::obituary`).
+    #[error("it was freed at once, and its line table is larger than 4 KiB")]
+    NotCopied,
 }
 
 /// The references of a code object. While they are the same, so are its names and lines.
@@ -120,21 +128,35 @@ pub struct CodeObject {
     table: Result<Box<[u8]>, NoLines>,
 }
 
+impl CodeLayout {
+    /// Offset of the name that is shown.
+    #[must_use]
+    pub fn shown_name(&self) -> u32 {
+        self.qualname.unwrap_or(self.name)
+    }
+
+    /// Bytes from a code object's beginning in which everything lies that is read of it.
+    #[must_use]
+    pub fn head_size(&self) -> usize {
+        let fields = [
+            TYPE,
+            self.filename as usize,
+            self.shown_name() as usize,
+            self.line_table as usize,
+            self.first_line as usize,
+        ];
+        fields.iter().max().map_or(0, |last| last.saturating_add(8))
+    }
+}
+
 impl CodeHead {
     /// Reads the references of a living code object, in one read.
     ///
     /// # Errors
     /// When there is none, or it cannot be read.
     pub fn read(memory: &impl Memory, addr: u64, layout: &CodeLayout) -> Result<Self, CodeError> {
-        let name = layout.qualname.unwrap_or(layout.name) as usize;
-        let fields = [
-            TYPE,
-            layout.filename as usize,
-            name,
-            layout.line_table as usize,
-            layout.first_line as usize,
-        ];
-        let size = fields.iter().max().map_or(0, |last| last.saturating_add(8));
+        let name = layout.shown_name() as usize;
+        let size = layout.head_size();
         if size > MAX_HEAD {
             return Err(CodeError::Layout(size - 8));
         }
@@ -179,7 +201,7 @@ impl CodeObject {
     /// When there is none, it cannot be read, or it changes meanwhile.
     pub fn read(memory: &impl Memory, addr: u64, layout: &CodeLayout) -> Result<Self, CodeError> {
         let head = CodeHead::read(memory, addr, layout)?;
-        let parts = Self::read_parts(memory, head, layout);
+        let parts = Self::read_parts(memory, head, layout, false);
         // Whatever came of it: if the object is not the same any more, that is why.
         if CodeHead::read(memory, addr, layout)? != head {
             return Err(CodeError::Changed);
@@ -187,10 +209,24 @@ impl CodeObject {
         parts
     }
 
+    /// Reads the code object at `addr` from a copy that does not change, and may lack a large line table.
+    ///
+    /// # Errors
+    /// When there is none, or the copy lacks anything else.
+    pub fn read_copy(
+        memory: &impl Memory,
+        addr: u64,
+        layout: &CodeLayout,
+    ) -> Result<Self, CodeError> {
+        let head = CodeHead::read(memory, addr, layout)?;
+        Self::read_parts(memory, head, layout, true)
+    }
+
     fn read_parts(
         memory: &impl Memory,
         head: CodeHead,
         layout: &CodeLayout,
+        is_copy: bool,
     ) -> Result<Self, CodeError> {
         Ok(Self {
             head,
@@ -198,7 +234,7 @@ impl CodeObject {
             name: text::read(memory, head.name, layout, MAX_NAME_CHARS)?.into(),
             first_line: u32::try_from(head.first_line).ok(),
             format: layout.lines,
-            table: read_table(memory, head.line_table)?,
+            table: read_table(memory, head.line_table, is_copy)?,
         })
     }
 
@@ -242,12 +278,19 @@ impl CodeObject {
 }
 
 /// Reads the `bytes` object at `addr`.
-fn read_table(memory: &impl Memory, addr: u64) -> io::Result<Result<Box<[u8]>, NoLines>> {
-    let mut bytes = peek(memory, addr, BYTES_DATA, TABLE_GUESS)?;
+fn read_table(
+    memory: &impl Memory,
+    addr: u64,
+    is_copy: bool,
+) -> io::Result<Result<Box<[u8]>, NoLines>> {
+    let mut bytes = memory.read_some(addr, BYTES_DATA, TABLE_GUESS)?;
     let size = word(&bytes, BYTES_SIZE).and_then(|size| usize::try_from(size).ok());
     let Some(size) = size.filter(|size| *size <= MAX_LINE_TABLE) else {
         return Ok(Err(NoLines::TooLarge));
     };
+    if is_copy && size >= MAX_COPIED_TABLE {
+        return Ok(Err(NoLines::NotCopied));
+    }
     complete(memory, addr, &mut bytes, BYTES_DATA + size)?;
     Ok(Ok(bytes.split_off(BYTES_DATA).into()))
 }

@@ -10,6 +10,9 @@ use zerocopy::FromBytes;
 
 use crate::ids::Pid;
 
+/// No mapping ends within a page.
+const PAGE: u64 = 4096;
+
 /// Something with addresses that can be read.
 pub trait Memory {
     /// Fills `bytes` with what is at `addr`, all of it or an error.
@@ -26,6 +29,20 @@ pub trait Memory {
         let mut bytes = vec![0; size];
         self.read_into(addr, &mut bytes)?;
         Ok(bytes)
+    }
+
+    /// Reads at least `least` bytes, and up to `most` as far as that touches no further page: what is not needed can be
+    /// missing, but cannot make the read fail.
+    ///
+    /// # Errors
+    /// As [`Memory::read_into`], for the first `least` bytes.
+    fn read_some(&self, addr: u64, least: usize, most: usize) -> io::Result<Vec<u8>> {
+        let end = addr
+            .checked_add(least as u64)
+            .ok_or(io::ErrorKind::InvalidInput)?;
+        let left_of_page = (PAGE - end % PAGE) % PAGE;
+        let more = most.saturating_sub(least) as u64;
+        self.read(addr, least + left_of_page.min(more) as usize)
     }
 
     /// Reads plain data.

@@ -27,6 +27,7 @@ pub mod image;
 pub mod lines;
 pub mod memory;
 pub mod name;
+pub mod obituary;
 mod offsets;
 mod peek;
 pub mod pools;

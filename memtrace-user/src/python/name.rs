@@ -2,7 +2,10 @@
 
 use std::{fmt, sync::Arc};
 
-use super::code::{CodeError, CodeObject};
+use super::{
+    code::{CodeError, CodeObject},
+    obituary::Obituary,
+};
 use crate::ids::Pid;
 
 /// A code object as it was read.
@@ -58,6 +61,12 @@ pub trait CodeReader: Send {
     /// # Errors
     /// When it could not be read, or is no code object.
     fn read(&mut self, pid: Pid, addr: u64) -> Result<Arc<dyn CodeName>, ReadError>;
+
+    /// Reads the copy of a code object.
+    ///
+    /// # Errors
+    /// When it is none of a code object.
+    fn recall(&mut self, obituary: &Obituary) -> Result<Arc<dyn CodeName>, ReadError>;
 }
 
 /// Why a code object could not be read.

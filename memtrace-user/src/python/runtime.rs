@@ -2,7 +2,10 @@
 
 use std::{fmt, thread::sleep, time::Duration};
 
-use memtrace_common::python::{PYTHON_INTERPRETERS, PYTHON_VERIFY, Python};
+use memtrace_common::{
+    obituary::MAX_HEAD,
+    python::{PYTHON_INTERPRETERS, PYTHON_VERIFY, Python},
+};
 
 use super::{
     code::CodeLayout,
@@ -134,6 +137,29 @@ pub fn threads(pid: Pid, bias: u64, image: &PythonImage) -> Result<Roster, ListE
     .list()
 }
 
+/// Tells the probes what to copy of code objects that are freed; nothing when their layout is beyond what they can.
+fn tell_code(python: &mut Python, code: &CodeLayout) {
+    let offsets = [
+        code.filename,
+        code.shown_name(),
+        code.line_table,
+        code.ascii_text,
+        code.wide_text,
+    ];
+    let fits = offsets.iter().all(|offset| u16::try_from(*offset).is_ok());
+    if !fits || code.head_size() >= MAX_HEAD {
+        return;
+    }
+    [
+        python.code_file,
+        python.code_name,
+        python.code_lines,
+        python.ascii_text,
+        python.wide_text,
+    ] = offsets.map(|offset| offset as u16);
+    python.code_head = code.head_size() as u16;
+}
+
 struct Search<'a, M> {
     memory: &'a M,
     bias: u64,
@@ -148,6 +174,7 @@ impl<M: Memory> Search<'_, M> {
             .map_err(|error| self.refused(error.into()))?
             .ok_or_else(|| self.refused(Fault::CodeLayout))?;
         let mut python = self.record()?;
+        tell_code(&mut python, &code);
         let passed = selftest::run(self.memory, &python, code_type.addr, || self.list())
             .map_err(|fault| self.refused(fault))?;
         let roster = passed.roster;

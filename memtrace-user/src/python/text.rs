@@ -14,7 +14,7 @@ use std::{io, iter};
 use super::{
     code::CodeLayout,
     memory::Memory,
-    peek::{complete, peek, word},
+    peek::{complete, word},
 };
 
 const LENGTH: usize = 16;
@@ -65,7 +65,7 @@ pub fn read(
     layout: &CodeLayout,
     max_chars: usize,
 ) -> Result<String, TextError> {
-    let mut bytes = peek(memory, addr, WSTR, GUESS)?;
+    let mut bytes = memory.read_some(addr, WSTR, GUESS)?;
     let found = match layout.characters(addr, &bytes)? {
         Some(found) => found,
         None => layout.distant_characters(memory, addr, &mut bytes)?,

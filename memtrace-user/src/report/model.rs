@@ -279,6 +279,8 @@ pub struct Losses {
     pub ends: u64,
     /// Ends of Python code objects: no room in the ring.
     pub code_ends: u64,
+    /// Copies of Python code objects that were freed: no room. Some of them may have no names.
+    pub obituaries: u64,
     /// Sites whose Python frames have no names, since their stack was lost on its way or there was no room.
     pub unbound_sites: u64,
     /// Stacks: no room in their ring; sent when they are met again.

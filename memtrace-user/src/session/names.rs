@@ -23,9 +23,13 @@ use crate::{
         code::{CodeLayout, CodeObject},
         memory::ProcessMemory,
         name::{CodeName, CodeReader, ReadError},
+        obituary::Obituary,
     },
 };
 
+/// How long it is known how the code objects of an ended process looked: what was copied of them may still be on its
+/// way.
+const KEPT: Duration = Duration::from_secs(2);
 /// Rounds on their way to the thread.
 const MAX_ROUNDS: usize = 64;
 /// Words that wait for room in the channel.
@@ -37,19 +41,33 @@ const IDLE: Duration = Duration::from_secs(1);
 
 /// How the code objects of each process are read: written by the session, read by the thread.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Layouts(Arc<RwLock<HashMap<Pid, CodeLayout>>>);
+pub(super) struct Layouts(Arc<RwLock<Known>>);
+
+#[derive(Debug, Default)]
+struct Known {
+    running: HashMap<Pid, CodeLayout>,
+    /// Of processes that have ended lately.
+    ended: HashMap<Pid, (Instant, CodeLayout)>,
+}
 
 impl Layouts {
     /// From here on the process's code objects can be read.
     pub(super) fn insert(&self, pid: Pid, layout: CodeLayout) {
         let mut layouts = self.0.write().unwrap_or_else(PoisonError::into_inner);
-        layouts.insert(pid, layout);
+        layouts.ended.remove(&pid);
+        layouts.running.insert(pid, layout);
     }
 
     /// The process has ended, or runs another program.
     pub(super) fn remove(&self, pid: Pid) {
         let mut layouts = self.0.write().unwrap_or_else(PoisonError::into_inner);
-        layouts.remove(&pid);
+        let now = Instant::now();
+        layouts
+            .ended
+            .retain(|_, (since, _)| now.duration_since(*since) < KEPT);
+        if let Some(layout) = layouts.running.remove(&pid) {
+            layouts.ended.insert(pid, (now, layout));
+        }
     }
 }
 
@@ -57,10 +75,19 @@ impl CodeReader for Layouts {
     fn read(&mut self, pid: Pid, addr: u64) -> Result<Arc<dyn CodeName>, ReadError> {
         let layout = {
             let layouts = self.0.read().unwrap_or_else(PoisonError::into_inner);
-            *layouts.get(&pid).ok_or(ReadError::UnknownRuntime)?
+            *layouts.running.get(&pid).ok_or(ReadError::UnknownRuntime)?
         };
         let code = CodeObject::read(&ProcessMemory(pid), addr, &layout)?;
         Ok(Arc::new(code))
+    }
+
+    fn recall(&mut self, obituary: &Obituary) -> Result<Arc<dyn CodeName>, ReadError> {
+        let layouts = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        let ended = || layouts.ended.get(&obituary.pid).map(|(_, layout)| layout);
+        let layout = layouts.running.get(&obituary.pid).or_else(ended);
+        Ok(Arc::new(
+            obituary.code(layout.ok_or(ReadError::UnknownRuntime)?)?,
+        ))
     }
 }
 
@@ -197,6 +224,7 @@ impl Worker {
             while let Ok(round) = inbox.try_recv() {
                 self.apply(round);
             }
+            self.recall();
             self.read();
             let wants_time = self.names.book().wants_time();
             self.names.wants_time.store(wants_time, Ordering::Relaxed);
@@ -213,6 +241,20 @@ impl Worker {
             book.drained(until);
         }
         self.names.applied.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Takes names from what was copied.
+    fn recall(&mut self) {
+        loop {
+            let copy = self.names.book().next_copy();
+            let Some((id, obituary)) = copy else {
+                return;
+            };
+            if let Ok(name) = self.reader.recall(&obituary) {
+                let at = self.start.elapsed();
+                self.names.book().recall(id, name, at);
+            }
+        }
     }
 
     /// Reads what is due. The book is free while the process's memory is read.
@@ -264,6 +306,10 @@ mod tests {
                 0x666 => Err(ReadError::Fault),
                 _ => Ok(Arc::new(Name(addr))),
             }
+        }
+
+        fn recall(&mut self, obituary: &Obituary) -> Result<Arc<dyn CodeName>, ReadError> {
+            Ok(Arc::new(Name(obituary.addr)))
         }
     }
 

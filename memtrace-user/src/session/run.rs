@@ -29,7 +29,7 @@ use super::{
     targets::{Targets, Unheard, Word},
 };
 use crate::{
-    drain::pump::Drain,
+    drain::pump::{Drain, DrainedRings},
     hint::UserError,
     plan::Plan,
     probe::{Guard, Loaded, Probes},
@@ -117,8 +117,13 @@ impl Session {
         let (teller, names) = names::spawn(Box::new(layouts.clone()), start)
             .context("failed to start the names' thread")?;
         let sink = TrackerSink::new(tracker, teller);
-        let drain = Drain::spawn(rings.events, rings.stacks, sink, start)
-            .context("failed to start the drain's thread")?;
+        let drained = DrainedRings {
+            events: rings.events,
+            stacks: rings.stacks,
+            obituaries: rings.obituaries,
+        };
+        let drain =
+            Drain::spawn(drained, sink, start).context("failed to start the drain's thread")?;
         let reporter = Reporter::spawn(store.clone(), names, &plan, output)
             .context("failed to start the report's thread")?;
         if let Some(reason) = probes.tracepoints_may_be_skipped() {

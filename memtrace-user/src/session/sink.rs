@@ -8,11 +8,11 @@ use tokio::sync::oneshot;
 use super::{listener::Listener, names::Teller};
 use crate::{
     drain::{
-        decode::{DecodeError, StackRecord},
+        decode::{DecodeError, ObituaryRecord, StackRecord},
         pump::Sink,
     },
     ids::{Millis, Pid},
-    python::coverage::Heard,
+    python::{coverage::Heard, obituary::Obituary},
     snapshot::{BlockFilter, Snapshot},
     track::Tracker,
 };
@@ -75,6 +75,26 @@ impl Sink for TrackerSink {
 
     fn stack(&mut self, stack: StackRecord<'_>) {
         self.tracker.add_stack(&stack.header, stack.frames);
+    }
+
+    fn obituary(&mut self, obituary: ObituaryRecord<'_>) {
+        let ObituaryRecord {
+            header,
+            head,
+            file,
+            name,
+            lines,
+        } = obituary;
+        let obituary = Obituary::new(&header, [head, file, name, lines]);
+        self.tracker.add_obituary(obituary);
+    }
+
+    fn lacks_obituary(&self, event: &Event) -> bool {
+        self.tracker.lacks_obituary(event)
+    }
+
+    fn awaits_obituaries(&self) -> bool {
+        self.tracker.awaits_obituaries()
     }
 
     fn round_ended(&mut self, drained_until: &dyn Fn() -> Option<Duration>) {

@@ -35,6 +35,8 @@ pub struct Snapshot {
     pub refused_events: u64,
     /// Stacks that were not kept because the limit of the stack dictionary was reached.
     pub dropped_stacks: u64,
+    /// Copies of freed Python code objects for which there was no room.
+    pub dropped_obituaries: u64,
     /// Times a site could not be bound to the code objects of its Python frames: its stack was lost on its way, or there was
     /// no room.
     pub unbound_sites: u64,

@@ -8,10 +8,9 @@
 
 use memtrace_common::stack::{self, FRAME_PYTHON};
 
-use super::{dictionary::Dictionary, space::Space};
+use super::{dictionary::Dictionary, obituaries::End, space::Space};
 use crate::{
     ids::{BindingId, CodeId, Millis},
-    python::book::Word,
     snapshot::Stack,
 };
 
@@ -47,16 +46,20 @@ impl Space {
         self.codes.forget_ends();
     }
 
-    /// The code object at `addr` is about to be freed.
-    pub(super) fn code_freed(&mut self, addr: u64, dictionary: &mut Dictionary) {
+    /// The code object at `addr` is about to be freed. `end` when an obituary was sent.
+    pub(super) fn code_freed(&mut self, addr: u64, end: Option<End>, dictionary: &mut Dictionary) {
         self.bind_opened(dictionary);
-        let known = self.codes.remove(addr);
+        let pid = self.pid();
+        let mut known = self.codes.remove(addr);
+        if known.is_none() && end.is_some() && self.sites.has_opened() {
+            // A stack that is still on its way may have it.
+            known = Some((dictionary.number(pid, addr), Vec::new()));
+        }
         if self.sites.has_opened() {
             self.close_waiting(addr, known.as_ref().map(|(id, _)| *id), dictionary);
         }
         if let Some((id, users)) = known {
-            let pid = self.pid();
-            dictionary.tell(Word::Freed { id, pid });
+            dictionary.tell_freed(id, pid, end);
             users.into_iter().for_each(|site| self.sites.close(site));
         }
     }

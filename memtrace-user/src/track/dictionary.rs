@@ -12,10 +12,13 @@ use std::{
 use hashbrown::{HashMap, HashTable};
 use memtrace_common::stack::StackHeader;
 
-use super::stacks::Stacks;
+use super::{
+    obituaries::{End, Obituaries},
+    stacks::Stacks,
+};
 use crate::{
     ids::{BindingId, CodeId, Pid, StackId},
-    python::book::Word,
+    python::{book::Word, obituary::Obituary},
     snapshot::{Binding, Stack},
 };
 
@@ -36,6 +39,7 @@ pub(super) struct Dictionary {
     binding_bytes: usize,
     max_bytes: usize,
     next_code: u32,
+    pub(super) obituaries: Obituaries,
     words: Vec<Word>,
     missed: bool,
     /// Stacks that had not arrived when their sites were to be bound, and whose sites those are.
@@ -54,6 +58,7 @@ impl Dictionary {
             binding_bytes: 0,
             max_bytes,
             next_code: CodeId::FIRST.0,
+            obituaries: Obituaries::default(),
             words: Vec::new(),
             missed: false,
             late: HashMap::new(),
@@ -121,6 +126,24 @@ impl Dictionary {
         self.next_code = next;
         self.tell(Word::New { id, pid, addr });
         id
+    }
+
+    /// Keeps what was copied of a code object at its end.
+    pub(super) fn add_obituary(&mut self, obituary: Obituary) {
+        if let Some((id, obituary)) = self.obituaries.add(obituary) {
+            self.tell(Word::Copied { id, obituary });
+        }
+    }
+
+    /// Tells that `pid` has freed a code object, with its obituary if one was sent.
+    pub(super) fn tell_freed(&mut self, id: CodeId, pid: Pid, end: Option<End>) {
+        if let Some(end) = end {
+            match self.obituaries.take(&end) {
+                Some(obituary) => self.tell(Word::Copied { id, obituary }),
+                None => self.obituaries.wait_for(end, id),
+            }
+        }
+        self.tell(Word::Freed { id, pid });
     }
 
     pub(super) fn tell(&mut self, word: Word) {

@@ -19,6 +19,7 @@ mod exited;
 mod ledger;
 mod limits;
 mod live;
+mod obituaries;
 mod parking;
 mod processes;
 mod shard;
@@ -38,10 +39,10 @@ use memtrace_common::{
 };
 
 pub use self::limits::Limits;
-use self::{dictionary::Dictionary, processes::Processes, space::Allocation};
+use self::{dictionary::Dictionary, obituaries::End, processes::Processes, space::Allocation};
 use crate::{
     ids::{BindingId, Bytes, Millis, Pid, StackId, Tid},
-    python::book::Word,
+    python::{book::Word, obituary::Obituary},
     snapshot::{Binding, BlockFilter, ProcessSnapshot, Snapshot, Stack},
 };
 
@@ -128,9 +129,27 @@ impl Tracker {
         }
     }
 
+    /// Keeps what was copied of a Python code object until the event of its end.
+    pub fn add_obituary(&mut self, obituary: Obituary) {
+        self.dictionary.add_obituary(obituary);
+    }
+
+    /// Whether the event of an end, as it is, lacks its obituary.
+    #[must_use]
+    pub fn lacks_obituary(&self, event: &Event) -> bool {
+        end_of(event).is_some_and(|end| !self.dictionary.obituaries.has(&end))
+    }
+
+    /// Whether an obituary is to come whose event has come.
+    #[must_use]
+    pub fn awaits_obituaries(&self) -> bool {
+        self.dictionary.obituaries.awaits()
+    }
+
     /// Ends a round: every stack that events so far refer to has been added, unless it was lost.
     pub fn settle(&mut self) {
         self.processes.settle(&mut self.dictionary);
+        self.dictionary.obituaries.settle();
     }
 
     /// What is to be told of code objects since this was last asked, in ring order.
@@ -144,6 +163,7 @@ impl Tracker {
     pub fn distrust_codes(&mut self, since: Duration) {
         self.processes
             .distrust_codes(since.into(), &mut self.dictionary);
+        self.dictionary.obituaries.distrust();
         self.dictionary.tell(Word::Distrust { since });
     }
 
@@ -167,6 +187,7 @@ impl Tracker {
             refused_events: self.refused_events,
             dropped_stacks: self.dictionary.stacks().dropped(),
             unbound_sites: self.dictionary.unbound_sites(),
+            dropped_obituaries: self.dictionary.obituaries.dropped(),
             forgotten: self.processes.exited().forgotten(),
         }
     }
@@ -210,8 +231,11 @@ impl Tracker {
             event::EXEC => self.processes.exec(pid, now, &mut self.dictionary)?,
             event::EXIT => self.processes.end(pid, now, &mut self.dictionary),
             event::CODE_FREED => {
+                let end = end_of(event);
                 self.processes
-                    .code_freed(pid, event.addr, &mut self.dictionary);
+                    .code_freed(pid, event.addr, end, &mut self.dictionary);
+                // Nobody has asked for it: no stack has the code object.
+                end.and_then(|end| self.dictionary.obituaries.take(&end));
             }
             _ => self.malformed += 1,
         }
@@ -247,4 +271,14 @@ impl Tracker {
             .map(|(id, binding)| (id, Arc::clone(binding)))
             .collect()
     }
+}
+
+/// The end that an event tells of, when an obituary was sent of it.
+fn end_of(event: &Event) -> Option<End> {
+    let has_obituary = event.kind() == event::CODE_FREED && event.size() != 0;
+    has_obituary.then_some(End {
+        stamp: event.stack,
+        pid: Pid(event.tgid),
+        addr: event.addr,
+    })
 }

@@ -14,6 +14,7 @@ use super::{
     exited::Exited,
     ledger::Ledger,
     limits::Limits,
+    obituaries::End,
     sites::Openings,
     space::{Ledgers, Space},
 };
@@ -145,10 +146,16 @@ impl Processes {
     }
 
     /// `pid` is about to free a Python code object. Of no interest in a process of which nothing is known.
-    pub(super) fn code_freed(&mut self, pid: Pid, addr: u64, dictionary: &mut Dictionary) {
+    pub(super) fn code_freed(
+        &mut self,
+        pid: Pid,
+        addr: u64,
+        end: Option<End>,
+        dictionary: &mut Dictionary,
+    ) {
         let owner = self.sharing.get(&pid).copied().unwrap_or(pid);
         if let Some(space) = self.running.get_mut(&owner) {
-            space.code_freed(addr, dictionary);
+            space.code_freed(addr, end, dictionary);
         }
     }
 

@@ -195,8 +195,8 @@ fn another_program_knows_nothing_of_the_former() {
     let words = tracker.take_words();
     assert_eq!(words.len(), 4, "{words:?}");
     assert_eq!(
-        (words[1], words[3]),
-        (Word::Ended(Pid(1)), Word::Ended(Pid(1)))
+        (&words[1], &words[3]),
+        (&Word::Ended(Pid(1)), &Word::Ended(Pid(1)))
     );
     let snapshot = freeze(&tracker);
     let codes: Vec<_> = snapshot
