@@ -196,7 +196,7 @@ fn another_program_knows_nothing_of_the_former() {
     assert_eq!(words.len(), 4, "{words:?}");
     assert_eq!(
         (&words[1], &words[3]),
-        (Word::Ended(Pid(1)), Word::Ended(Pid(1)))
+        (&Word::Ended(Pid(1)), &Word::Ended(Pid(1)))
     );
     let snapshot = freeze(&tracker);
     let codes: Vec<_> = snapshot
