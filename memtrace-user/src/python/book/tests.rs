@@ -361,3 +361,81 @@ proptest! {
         prop_assert!(!book.is_waiting());
     }
 }
+
+fn copied(id: u32) -> Word {
+    let header = memtrace_common::obituary::ObituaryHeader::default();
+    let obituary = Arc::new(Obituary::new(&header, [&[]; 4]));
+    let id = CodeId(id);
+    Word::Copied { id, obituary }
+}
+
+#[test]
+fn an_obituary_names_whatever_ended_first() {
+    let ends = [
+        vec![copied(7), freed(7)],
+        vec![freed(7), copied(7)],
+        vec![freed(7), Word::Ended(Pid(1)), copied(7)],
+        vec![Word::Ended(Pid(1)), copied(7)],
+        vec![Word::Missed, copied(7)],
+    ];
+    for words in ends {
+        for mut book in [read_at_10(), unread()] {
+            for word in words.clone() {
+                book.tell(word);
+            }
+            assert!(book.is_waiting());
+            let (id, _) = book.next_copy().unwrap();
+            book.recall(id, name("seven"), ms(20));
+            book.drained(ms(30));
+            assert_eq!(outcome(&book), Ok("seven".to_owned()));
+            let counts = book.counts();
+            assert_eq!((counts.accepted, counts.recalled, counts.gone), (1, 1, 0));
+            assert!(!book.is_waiting() && book.next_due().is_none());
+            // What has a name needs no other.
+            book.tell(copied(7));
+            assert!(book.next_copy().is_none());
+        }
+    }
+}
+
+fn unread() -> CodeBook {
+    let mut book = CodeBook::new(BookLimits::default());
+    book.tell(new(7, 0x1000));
+    book
+}
+
+#[test]
+fn an_obituary_is_not_believed_when_the_number_is_in_doubt() {
+    let distrust = Word::Distrust { since: ms(5) };
+    for words in [
+        vec![copied(7), distrust.clone()],
+        vec![distrust.clone(), copied(7)],
+    ] {
+        let mut book = unread();
+        words.into_iter().for_each(|word| book.tell(word));
+        assert!(book.next_copy().is_none());
+        assert_eq!(outcome(&book), Err(Gone::EventsLost));
+    }
+    let mut book = unread();
+    book.recall(CodeId(7), name("seven"), ms(6));
+    book.tell(distrust);
+    assert_eq!(outcome(&book), Err(Gone::EventsLost));
+    assert_eq!((book.counts().accepted, book.counts().gone), (0, 1));
+    // Of nobody that is known.
+    book.tell(copied(9));
+    assert!(book.next_copy().is_none());
+}
+
+#[test]
+fn an_obituary_without_room_is_counted() {
+    let limits = BookLimits {
+        codes: 2,
+        bytes: Bytes(ENTRY_COST + 5),
+    };
+    let mut book = CodeBook::new(limits);
+    book.tell(new(7, 0x10));
+    book.recall(CodeId(7), name("x"), ms(1));
+    let counts = book.counts();
+    assert_eq!((counts.full, counts.gone, counts.recalled), (1, 1, 0));
+    assert_eq!(outcome(&book), Err(Gone::Full));
+}

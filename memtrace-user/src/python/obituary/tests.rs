@@ -15,7 +15,7 @@ use crate::{
 
 const CODE: u64 = 0x7f00_0000_1000;
 const FILE: u64 = 0x7f00_0000_2030;
-const NAME: u64 = 0x7f00_0000_3ff0;
+const NAME: u64 = 0x7f00_0000_3000;
 const LINES: u64 = 0x7f00_0000_4000;
 const TYPE: u64 = 0x5555_0000_1000;
 

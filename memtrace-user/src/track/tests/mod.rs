@@ -5,6 +5,7 @@ mod calls;
 mod codes;
 mod lifetimes;
 mod model;
+mod obituaries;
 mod random;
 
 use std::time::Duration;
