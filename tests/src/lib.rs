@@ -21,6 +21,7 @@ pub mod privilege;
 pub mod procfs;
 pub mod programs;
 pub mod report;
+pub mod run_time;
 pub mod truth;
 pub mod wait;
 pub mod workload;
