@@ -8,8 +8,9 @@ pub const MAX_FRAMES: usize = 256;
 /// bound of the frame counter between two pushes, still see every write inside the map value.
 pub const SPARE_FRAMES: usize = 4;
 
-/// Bytes of the traced stack that are read at once. One read serves the return addresses of about ten frames.
-pub const STACK_WINDOW: usize = 1024;
+/// Bytes of the traced stack that are read at once: a part of a page. One read serves the return addresses of about twenty
+/// frames.
+pub const STACK_WINDOW: usize = 2048;
 
 /// Frames that one program of the tail-call set walks before it calls the next.
 pub const FRAMES_PER_TAIL_CALL: usize = 8;
@@ -44,7 +45,7 @@ pub const MAX_SEGMENTS: usize = 4;
 pub const PAGE_SHIFT: u32 = 8;
 
 const _: () = assert!(MAX_FRAMES.is_power_of_two());
-const _: () = assert!(STACK_WINDOW.is_power_of_two());
+const _: () = assert!(STACK_WINDOW.is_power_of_two() && STACK_WINDOW <= 4096);
 const _: () = assert!(SCRATCH_SLOTS.is_power_of_two());
 const _: () = assert!(THREAD_SLOTS.is_power_of_two());
 const _: () = assert!(RECENT_STACKS.is_power_of_two());

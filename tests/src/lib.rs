@@ -26,6 +26,7 @@ pub mod python_program;
 pub mod python_truth;
 pub mod pythons;
 pub mod report;
+pub mod run_time;
 pub mod truth;
 pub mod wait;
 pub mod workload;

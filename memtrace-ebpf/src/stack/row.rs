@@ -66,7 +66,6 @@ fn to_caller(walk: &mut Walk, cfa: u64, rbp_words: i8) -> Step {
     if cfa <= walk.sp {
         return walk.cut(stack::CUT_STALLED, walk.pc);
     }
-    // rbp first: it lies below the return address, so a window that begins with it holds both.
     if rbp_words != 0 {
         let mut bp = 0;
         if !walk.stack_word(&mut bp, cfa.wrapping_add((8 * i64::from(rbp_words)) as u64)) {

@@ -48,7 +48,7 @@ pub(crate) struct Walk {
     pub(super) exact: u64,
     /// Hash of the frames so far.
     hash: u64,
-    /// Address of the first word of `window`; odd when there is none.
+    /// Address of the first word of `window`, aligned to its size; odd when there is none.
     window_base: u64,
     /// Mapping of the last frame: most frames stay in one object.
     pub(super) mapping: Mapping,
@@ -223,21 +223,22 @@ impl Walk {
     /// Reads a word of the traced stack into `word`, through the window where possible. `false` when it cannot be read.
     #[inline(always)]
     pub(super) fn stack_word(&mut self, word: &mut u64, addr: u64) -> bool {
-        let offset = addr.wrapping_sub(self.window_base);
-        if offset <= (STACK_WINDOW - 8) as u64 && offset & 7 == 0 {
-            let index = ((offset >> 3) as usize) & (WINDOW_WORDS - 1);
-            // SAFETY: the index is masked to the array.
-            *word = unsafe { core::ptr::read_volatile(self.window.as_ptr().add(index)) };
-            return true;
+        if addr & 7 != 0 {
+            return read::user_word(word, addr);
         }
-        if read::user_words(&mut self.window, addr) {
-            self.window_base = addr;
-            *word = self.window[0];
-            return true;
+        let base = addr & !(STACK_WINDOW as u64 - 1);
+        if base != self.window_base {
+            // Aligned, so a part of one page: it is there when the word is, also at the end of the stack.
+            if !read::user_words(&mut self.window, base) {
+                self.window_base = 1;
+                return false;
+            }
+            self.window_base = base;
         }
-        // The window reaches past the end of the stack, or the word itself is not there.
-        self.window_base = 1;
-        read::user_word(word, addr)
+        let index = ((addr >> 3) as usize) & (WINDOW_WORDS - 1);
+        // SAFETY: the index is masked to the array.
+        *word = unsafe { core::ptr::read_volatile(self.window.as_ptr().add(index)) };
+        true
     }
 
     /// Final hash of the stack, never 0.

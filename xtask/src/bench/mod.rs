@@ -1,8 +1,9 @@
 //! `bench`: what memtrace costs.
 
 mod peers;
+mod python;
 
-use std::process::ExitCode;
+use std::{env, ffi::OsString, path::PathBuf, process::ExitCode};
 
 use anyhow::Result;
 
@@ -33,6 +34,17 @@ enum What {
         #[arg(long, default_value_t = 7)]
         rounds: u32,
     },
+    /// What tracing costs Python programs, beside memray, and what a Python frame costs; root.
+    Python {
+        /// Rounds in which each tracer is measured once.
+        #[arg(long, default_value_t = 5)]
+        rounds: u32,
+        /// Interpreter that the benchmarks run in [default: a 3.12 of pyenv or in PATH]
+        #[arg(long)]
+        python: Option<PathBuf>,
+        /// Only benchmarks whose name contains this; `frames` for what a frame costs.
+        name: Option<String>,
+    },
 }
 
 /// Runs the benchmarks.
@@ -42,6 +54,11 @@ pub(crate) fn main(args: &Args) -> Result<ExitCode> {
         None => micro(&[])?,
         Some(What::Micro { args }) => micro(args)?,
         Some(What::Cost { rounds }) => cost(*rounds)?,
+        Some(What::Python {
+            rounds,
+            python,
+            name,
+        }) => beside_memray(*rounds, python.as_ref(), name.as_deref())?,
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -58,13 +75,39 @@ fn micro(args: &[String]) -> Result<()> {
 fn cost(rounds: u32) -> Result<()> {
     apt::install(&PEER_PACKAGES)?;
     let peers = peers::memleak()?;
+    start("cost", None, rounds, [("MEMTRACE_PEERS", peers.into())])
+}
+
+/// The same on Python programs.
+fn beside_memray(rounds: u32, python: Option<&PathBuf>, name: Option<&str>) -> Result<()> {
+    // Counts the frames.
+    apt::install(&["gdb"])?;
+    let environment = python::environment(&python::base(python)?)?;
+    let pythons = env::join_paths(python::all())?;
+    let places = [
+        ("MEMTRACE_PYTHON", environment.into()),
+        ("MEMTRACE_PYTHONS", pythons),
+    ];
+    start("python", name, rounds, places)
+}
+
+/// Builds memtrace and starts a measure of it.
+fn start<const N: usize>(
+    bench: &str,
+    name: Option<&str>,
+    rounds: u32,
+    places: [(&str, OsString); N],
+) -> Result<()> {
     run::build()?;
     let mut cargo = shell::cargo();
-    cargo.args(["bench", "--package=memtrace-tests", "--bench=cost"]);
-    let environment = [
+    cargo.args(["bench", "--package=memtrace-tests", "--bench", bench]);
+    if let Some(name) = name {
+        cargo.args(["--", name]);
+    }
+    let mut environment = vec![
         ("MEMTRACE_BIN", shell::memtrace().into_os_string()),
-        ("MEMTRACE_PEERS", peers.into_os_string()),
         ("MEMTRACE_ROUNDS", rounds.to_string().into()),
     ];
+    environment.extend(places);
     shell::run(shell::start_as_root(&mut cargo, &environment))
 }
