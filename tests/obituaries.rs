@@ -119,18 +119,11 @@ impl Names {
         let Some(innermost) = python.next() else {
             return;
         };
-        let is_serial = innermost.function.starts_with("serial_");
         // A `bytearray` has a byte more than was asked for.
         let serial = size.checked_sub(FIRST + 1).filter(|more| more % STEP == 0);
-        let Some(serial) = serial
-            .map(|more| more / STEP)
-            .filter(|serial| *serial < COUNT)
-        else {
-            if is_serial {
-                self.wrong
-                    .push(format!("{size} bytes by {}", innermost.function));
-            }
-            return;
+        let serial = serial.map(|more| more / STEP);
+        let Some(serial) = serial.filter(|serial| *serial < COUNT) else {
+            return; // the list that keeps them, or what the interpreter needs
         };
         // The function, and the module that has made it.
         let expected = [format!("serial_{serial}"), "<module>".to_owned()];
@@ -225,8 +218,12 @@ fn programs_that_make_and_drop_code_are_named() -> Result<()> {
             let what = format!("{} {name}", python.display());
             figure::show(&format!("{what}: {outcome}"));
             ensure!(outcome.is_true(), "{what}: {outcome}");
+            // A stack that is too deep lacks its outer frames, whatever they are called.
+            let is_gone = |reason: &String| !reason.starts_with("cut: ");
+            let gone = outcome.missing.iter().filter(|(reason, _)| is_gone(reason));
+            let gone: u64 = gone.map(|(_, blocks)| blocks).sum();
             ensure!(
-                outcome.equal * 100 >= outcome.samples * 99,
+                gone * 100 <= outcome.samples && outcome.absent == 0,
                 "{what}: {outcome}"
             );
         }
