@@ -39,7 +39,7 @@ impl fmt::Display for Table {
             writeln!(f, "\n{title}, as a multiple of that without a tracer\n")?;
             writeln!(
                 f,
-                "| benchmark | {of_nothing}, s | blocks of libc | {} | {} | faster |",
+                "| benchmark | {of_nothing}, s | blocks of libc, warm-up included | {} | {} | faster |",
                 Tracer::Memtrace,
                 Tracer::Memray
             )?;
