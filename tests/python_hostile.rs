@@ -70,7 +70,10 @@ fn is_true(site: &Site) -> bool {
 
 fn judge(case: &Case, site: &Site) -> Result<()> {
     let depth = site.python().count();
-    let unnamed = site.python().filter(|frame| frame.function.is_empty()).count();
+    let unnamed = site
+        .python()
+        .filter(|frame| frame.function.is_empty())
+        .count();
     let told = match case.name.as_str() {
         "honest" => site.cut.is_none() && depth == 3 && unnamed == 0,
         "small" | "wild" | "kernel" | "unmapped" | "edge" => {
@@ -116,7 +119,9 @@ fn a_thread_state_that_points_elsewhere() -> Result<()> {
                 frames.any(|frame| frame.function == name)
             });
             let mine: Vec<&Site> = mine
-                .filter(|site| site.counts.live_blocks > 0 && site.counts.live_bytes % case.size == 0)
+                .filter(|site| {
+                    site.counts.live_blocks > 0 && site.counts.live_bytes % case.size == 0
+                })
                 .collect();
             let blocks: u64 = mine.iter().map(|site| site.counts.live_blocks).sum();
             ensure!(
@@ -152,8 +157,16 @@ const FAKES: [(&str, &[&str], &str); 7] = [
         "the self-test failed",
     ),
     ("empty-3.13", &["-DFILL=0"], "the self-test failed"),
-    ("old", &["-DVERSION=0x030700f0"], "3.7.0: Python frames need 3.8 or newer"),
-    ("stripped", &["-s", "-Wl,--no-export-dynamic"], "without symbols"),
+    (
+        "old",
+        &["-DVERSION=0x030700f0"],
+        "3.7.0: Python frames need 3.8 or newer",
+    ),
+    (
+        "stripped",
+        &["-s", "-Wl,--no-export-dynamic"],
+        "without symbols",
+    ),
 ];
 
 fn build_fake(folder: &Path, name: &str, flags: &[&str]) -> Result<PathBuf> {
@@ -233,9 +246,19 @@ fn names_without_end_and_names_that_are_no_text() -> Result<()> {
         ensure!(has("xxx", 1025, "short.py", 8), "{version}: {frames:?}");
         ensure!(has("yyy", 1025, "short.py", 8), "{version}: {frames:?}");
         ensure!(has("z", 1, "/long/ppp", 4097), "{version}: {frames:?}");
-        ensure!(has("\u{fffd}half", 5, "\u{1f40d}.py", 4), "{version}: {frames:?}");
-        ensure!(has("with\nline", 23, "a;b c\n.py", 9), "{version}: {frames:?}");
-        ensure!(report.trust.self_rss_bytes < MAX_RESIDENT, "{version}: {:?}", report.trust);
+        ensure!(
+            has("\u{fffd}half", 5, "\u{1f40d}.py", 4),
+            "{version}: {frames:?}"
+        );
+        ensure!(
+            has("with\nline", 23, "a;b c\n.py", 9),
+            "{version}: {frames:?}"
+        );
+        ensure!(
+            report.trust.self_rss_bytes < MAX_RESIDENT,
+            "{version}: {:?}",
+            report.trust
+        );
     }
     Ok(())
 }
@@ -257,8 +280,16 @@ fn ten_thousand_frames_deep() -> Result<()> {
             .find(|site| site.counts.live_bytes > 100 * 4000)
             .with_context(|| format!("{version}: no such site"))?;
         let names: Vec<&str> = site.python().map(|frame| frame.function.as_str()).collect();
-        ensure!(site.cut.as_deref() == Some(TOO_DEEP), "{version}: {:?}", site.cut);
-        ensure!(site.frames.len() <= 256, "{version}: {} frames", site.frames.len());
+        ensure!(
+            site.cut.as_deref() == Some(TOO_DEEP),
+            "{version}: {:?}",
+            site.cut
+        );
+        ensure!(
+            site.frames.len() <= 256,
+            "{version}: {} frames",
+            site.frames.len()
+        );
         let rest = names.iter().skip(1).all(|name| *name == "down");
         // Before 3.11 there are native frames between two Python ones.
         ensure!(names.len() >= 60 && rest, "{version}: {names:?}");
@@ -275,7 +306,12 @@ struct Crowd(Vec<Child>);
 impl Crowd {
     fn start(&mut self, python: &Path) -> Result<()> {
         let child = Command::new(python)
-            .args(["-I", "-B", "-c", "kept = [bytes(5000) for _ in range(10_000)]; import json, email"])
+            .args([
+                "-I",
+                "-B",
+                "-c",
+                "kept = [bytes(5000) for _ in range(10_000)]; import json, email",
+            ])
             .stdin(Stdio::null())
             .spawn()?;
         self.0.push(child);
@@ -318,7 +354,11 @@ fn pythons_that_die_while_they_are_read() -> Result<()> {
         let pids: BTreeSet<u32> = crowd.0.iter().map(Child::id).collect();
         thread::sleep(Duration::from_millis(500));
         let report = memtrace.report_now()?;
-        ensure!(memtrace.is_running()?, "memtrace has ended: {}", memtrace.said());
+        ensure!(
+            memtrace.is_running()?,
+            "memtrace has ended: {}",
+            memtrace.said()
+        );
         let said = memtrace.said();
         ensure!(!said.contains("panicked"), "{said}");
         let seen: Vec<_> = report
@@ -326,7 +366,10 @@ fn pythons_that_die_while_they_are_read() -> Result<()> {
             .iter()
             .filter(|process| pids.contains(&process.pid))
             .collect();
-        let with_python = seen.iter().filter(|process| process.runtime.python_stacks).count();
+        let with_python = seen
+            .iter()
+            .filter(|process| process.runtime.python_stacks)
+            .count();
         println!(
             "{selector:?}: {} of {ROUNDS} seen, {with_python} with Python stacks, {} names, {} gone, \
              {} MiB, {} s CPU",
@@ -338,16 +381,30 @@ fn pythons_that_die_while_they_are_read() -> Result<()> {
         );
         ensure!(with_python > 0, "none was found before it died");
         for process in seen {
-            ensure!(process.state == "exited", "{} is {}", process.pid, process.state);
+            ensure!(
+                process.state == "exited",
+                "{} is {}",
+                process.pid,
+                process.state
+            );
         }
-        ensure!(report.trust.self_rss_bytes < MAX_RESIDENT, "{:?}", report.trust);
+        ensure!(
+            report.trust.self_rss_bytes < MAX_RESIDENT,
+            "{:?}",
+            report.trust
+        );
     }
     Ok(())
 }
 
 /// Number of the function that a site belongs to, if it is one of `functions.py`.
 fn number_of(site: &Site) -> Option<u64> {
-    site.python().next()?.function.strip_prefix('f')?.parse().ok()
+    site.python()
+        .next()?
+        .function
+        .strip_prefix('f')?
+        .parse()
+        .ok()
 }
 
 /// Runs `functions.py`; checks every name against the size that goes with it.
@@ -369,7 +426,11 @@ fn names_are_never_anothers(python: &Path, args: [&str; 2]) -> Result<()> {
                 "f{number} has the blocks of another: {}",
                 site.counts
             );
-        } else if let Some(reason) = site.python().next().and_then(|frame| frame.reason.as_deref()) {
+        } else if let Some(reason) = site
+            .python()
+            .next()
+            .and_then(|frame| frame.reason.as_deref())
+        {
             *gone.entry(reason).or_default() += site.counts.allocated_blocks / 3;
         }
     }
@@ -387,13 +448,25 @@ fn names_are_never_anothers(python: &Path, args: [&str; 2]) -> Result<()> {
     );
     let total: u64 = args[0].parse()?;
     let without: u64 = gone.values().sum();
-    ensure!(named + without == total, "{named} named, {without} without, of {total}");
+    ensure!(
+        named + without == total,
+        "{named} named, {without} without, of {total}"
+    );
     // The trust line counts them, but for the few that were freed before their stack had arrived.
-    ensure!(trust.python_names_gone + total / 100 >= without, "{trust:?}");
+    ensure!(
+        trust.python_names_gone + total / 100 >= without,
+        "{trust:?}"
+    );
     ensure!(trust.python_names >= named, "{trust:?}");
-    ensure!(named > total / 2, "only {named} of {total} are named: {gone:?}");
+    ensure!(
+        named > total / 2,
+        "only {named} of {total} are named: {gone:?}"
+    );
     ensure!(trust.self_rss_bytes < MAX_RESIDENT, "{trust:?}");
-    ensure!(trust.self_cpu_s < began.elapsed().as_secs_f64(), "{trust:?}");
+    ensure!(
+        trust.self_cpu_s < began.elapsed().as_secs_f64(),
+        "{trust:?}"
+    );
     Ok(())
 }
 

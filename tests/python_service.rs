@@ -39,7 +39,9 @@ fn told(port: u16) -> Result<u64> {
 }
 
 fn wait_until_up(port: u16) -> Result<()> {
-    wait::until("the service", || Ok(http::get(port, "/work").ok().map(drop)))
+    wait::until("the service", || {
+        Ok(http::get(port, "/work").ok().map(drop))
+    })
 }
 
 /// The line of a script that leaks.
@@ -54,7 +56,10 @@ fn at_line(process: &Process, service: &str, line: u32) -> (u64, bool) {
     let is_there = |site: &&memtrace_tests::report::Site| {
         site.python().next().is_some_and(|frame| {
             frame.line == Some(line)
-                && frame.file.as_deref().is_some_and(|file| file.ends_with(service))
+                && frame
+                    .file
+                    .as_deref()
+                    .is_some_and(|file| file.ends_with(service))
         })
     };
     let bytes = process.sites.iter().filter(is_there);
@@ -119,7 +124,10 @@ fn leak_is_found(service: &Script, script: &str, port: u16) -> Result<()> {
         "{runtime:?}"
     );
     let last = memtrace.final_report()?;
-    ensure!(at_line(last.process(pid)?, script, line).1, "not in the final report");
+    ensure!(
+        at_line(last.process(pid)?, script, line).1,
+        "not in the final report"
+    );
     ensure!(last.trust.lost_events == 0, "{:?}", last.trust);
     Ok(())
 }
@@ -177,9 +185,17 @@ fn all_leak(report: &Report, pids: &[u32], state: &str, line: u32) -> Result<u64
     for pid in pids {
         let process = report.current(*pid)?;
         ensure!(process.state == state, "{pid} is {}", process.state);
-        ensure!(process.runtime.python_stacks, "{pid}: {:?}", process.runtime);
+        ensure!(
+            process.runtime.python_stacks,
+            "{pid}: {:?}",
+            process.runtime
+        );
         let (bytes, is_first) = at_line(process, "service.py", line);
-        ensure!(bytes > 0, "{pid} leaks nothing: {:?}", process.sites.first());
+        ensure!(
+            bytes > 0,
+            "{pid} leaks nothing: {:?}",
+            process.sites.first()
+        );
         ensure!(is_first, "{pid}: {:?}", process.sites.first());
         sum += bytes;
     }

@@ -51,7 +51,10 @@ pub fn pyenv(version: &str) -> Result<Option<PathBuf>> {
 ///
 /// Fails when it was built without.
 pub fn library(python: &Path, version: &str) -> Result<PathBuf> {
-    let lib = python.parent().and_then(Path::parent).context("no folder")?;
+    let lib = python
+        .parent()
+        .and_then(Path::parent)
+        .context("no folder")?;
     let library = lib.join(format!("lib/libpython{version}.so"));
     library
         .canonicalize()
@@ -81,8 +84,9 @@ pub fn with_packages(python: &Path) -> Result<PathBuf> {
         return Ok(bin.canonicalize()?);
     }
     let mut make = Command::new(python);
-    run(make.args(["-m", "venv", "--clear"]).arg(&folder))
-        .context("an environment needs venv; for the system's Python: apt-get install python3-venv")?;
+    run(make.args(["-m", "venv", "--clear"]).arg(&folder)).context(
+        "an environment needs venv; for the system's Python: apt-get install python3-venv",
+    )?;
     install(&bin.join("python"))?;
     fs::write(label, wanted)?;
     Ok(bin.canonicalize()?)

@@ -218,7 +218,9 @@ impl Site {
     #[must_use]
     pub fn is_of(&self, function: &str) -> bool {
         let mut python = self.python();
-        python.next().is_some_and(|frame| frame.function == function)
+        python
+            .next()
+            .is_some_and(|frame| frame.function == function)
     }
 }
 

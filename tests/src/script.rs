@@ -133,7 +133,10 @@ impl Script {
 impl Drop for Script {
     fn drop(&mut self) {
         // It may be gone already, which is as good.
-        let _ = killpg(Pid::from_raw(self.child.id().cast_signed()), Signal::SIGKILL);
+        let _ = killpg(
+            Pid::from_raw(self.child.id().cast_signed()),
+            Signal::SIGKILL,
+        );
         let _ = self.child.wait();
     }
 }

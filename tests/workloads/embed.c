@@ -6,10 +6,10 @@
 #include <stdlib.h>
 
 static const char program[] =
-	"kept = []\n"
+	"kept = [None] * 100\n"
 	"def embedded_leak():\n"
-	"    for _ in range(100):\n"
-	"        kept.append(bytes(6500))\n"
+	"    for place in range(100):\n"
+	"        kept[place] = bytes(6500)\n"
 	"import time\n"
 	"time.sleep(PAUSE)\n"
 	"embedded_leak()\n";

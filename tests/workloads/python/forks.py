@@ -8,7 +8,8 @@ import os
 import sys
 import time
 
-KEPT = []
+# With room for all, so that it does not grow.
+KEPT = [None] * 200
 
 
 def leak_in_parent():
@@ -28,8 +29,9 @@ def leak_in_process(kind, ended):
 
 
 def leak():
-    for _ in range(100):
-        KEPT.append(bytes(9000))
+    free = KEPT.index(None)
+    for place in range(free, free + 100):
+        KEPT[place] = bytes(9000)
 
 
 PAUSE = 1.0

@@ -164,6 +164,8 @@ impl Targets {
             return;
         };
         if target.python.looking {
+            // What that look was given may lack what has been mapped since.
+            target.python.due = Some(Instant::now());
             return;
         }
         target.python.looking = true;
