@@ -375,7 +375,12 @@ fn python_selects_every_python_and_nothing_else() -> Result<()> {
     let seen = report.pids();
     for python in &pythons {
         let process = report.process(python.pid())?;
-        ensure!(process.runtime.kind == "cpython", "{:?}", process.runtime);
+        ensure!(
+            process.runtime.kind == "cpython",
+            "{}: {:?}",
+            process.exe,
+            process.runtime
+        );
     }
     for stranger in [embed.pid(), other.pid()] {
         ensure!(

@@ -164,6 +164,14 @@ impl Targets {
             return;
         }
         self.look(pid);
+        // What it maps may have been read after the exec and before its notice: then nothing has changed since.
+        if self
+            .live
+            .get(&pid)
+            .is_some_and(|target| !target.python.is_looked_at())
+        {
+            self.look_at_python(pid);
+        }
         if let Some(target) = self.live.get_mut(&pid) {
             target.is_young();
         }

@@ -117,6 +117,11 @@ impl PythonState {
         }
     }
 
+    /// Whether a look is under way.
+    pub(super) fn is_looked_at(&self) -> bool {
+        self.looking
+    }
+
     /// When it is to be looked at.
     pub(super) fn due(&self) -> Option<Instant> {
         self.due.filter(|_| !self.looking)
