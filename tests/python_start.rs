@@ -377,7 +377,8 @@ fn python_selects_every_python_and_nothing_else() -> Result<()> {
         let process = report.process(python.pid())?;
         ensure!(
             process.runtime.kind == "cpython",
-            "{}: {:?}",
+            "{} {}: {:?}",
+            process.generation,
             process.exe,
             process.runtime
         );
