@@ -10,7 +10,7 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 use memtrace_tests::{
-    interpreters,
+    figure, interpreters,
     memtrace::Memtrace,
     privilege,
     programs::{self, Link},
@@ -319,6 +319,22 @@ impl Crowd {
     }
 }
 
+impl Crowd {
+    /// Starts so many, one after the other, and kills each: in the dynamic linker, during start-up, at work.
+    fn come_and_go(pythons: &[PathBuf], rounds: u64) -> Result<Self> {
+        let mut crowd = Self::default();
+        for round in 0..rounds {
+            crowd.start(&pythons[round as usize % pythons.len()])?;
+            thread::sleep(Duration::from_millis(round * 7 % 61));
+            if let Some(child) = crowd.0.last_mut() {
+                child.kill()?;
+                child.wait()?;
+            }
+        }
+        Ok(crowd)
+    }
+}
+
 impl Drop for Crowd {
     fn drop(&mut self) {
         for child in &mut self.0 {
@@ -341,16 +357,7 @@ fn pythons_that_die_while_they_are_read() -> Result<()> {
         let mut memtrace = Memtrace::built()?.args(selector.iter().copied()).start()?;
         // Others' Pythons may run here, or none.
         thread::sleep(Duration::from_secs(1));
-        let mut crowd = Crowd::default();
-        for round in 0..ROUNDS {
-            crowd.start(&pythons[round as usize % pythons.len()])?;
-            // From 0 to 60 ms: in the dynamic linker, during start-up, at work.
-            thread::sleep(Duration::from_millis(round * 7 % 61));
-            if let Some(child) = crowd.0.last_mut() {
-                child.kill()?;
-                child.wait()?;
-            }
-        }
+        let crowd = Crowd::come_and_go(&pythons, ROUNDS)?;
         let pids: BTreeSet<u32> = crowd.0.iter().map(Child::id).collect();
         thread::sleep(Duration::from_millis(500));
         let report = memtrace.report_now()?;
@@ -370,15 +377,15 @@ fn pythons_that_die_while_they_are_read() -> Result<()> {
             .iter()
             .filter(|process| process.runtime.python_stacks)
             .count();
-        println!(
+        figure::show(&format!(
             "{selector:?}: {} of {ROUNDS} seen, {with_python} with Python stacks, {} names, {} gone, \
              {} MiB, {} s CPU",
             seen.len(),
             report.trust.python_names,
             report.trust.python_names_gone,
             report.trust.self_rss_bytes >> 20,
-            report.trust.self_cpu_s,
-        );
+            report.trust.self_cpu_s
+        ));
         ensure!(with_python > 0, "none was found before it died");
         for process in seen {
             ensure!(
@@ -435,7 +442,7 @@ fn names_are_never_anothers(python: &Path, args: [&str; 2]) -> Result<()> {
         }
     }
     let trust = &report.trust;
-    println!(
+    figure::show(&format!(
         "{} {args:?}: {named} named, gone {gone:?}; told {} and {}; {} events, {} lost, {} MiB, {} s CPU of {:?}",
         python.display(),
         trust.python_names,
@@ -444,8 +451,8 @@ fn names_are_never_anothers(python: &Path, args: [&str; 2]) -> Result<()> {
         trust.lost_events,
         trust.self_rss_bytes >> 20,
         trust.self_cpu_s,
-        began.elapsed(),
-    );
+        began.elapsed()
+    ));
     let total: u64 = args[0].parse()?;
     let without: u64 = gone.values().sum();
     ensure!(

@@ -9,6 +9,7 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 use memtrace_tests::{
+    figure,
     http::{self, Load},
     interpreters,
     memtrace::Memtrace,
@@ -96,7 +97,7 @@ fn leak_is_found(service: &Script, script: &str, port: u16) -> Result<()> {
     let (seen_after, is_first) = at_line(after.process(pid)?, script, line);
     let (truth, seen) = (truth_after - truth_before, seen_after - seen_before);
     let off = seen as f64 / truth as f64 - 1.0;
-    println!(
+    figure::show(&format!(
         "{script}: {truth} bytes leaked, {seen} seen ({:+.2} %), {} requests a second, {took:?} from attaching, \
          {} names, {} gone, {} of {} stacks cut, memtrace {} s CPU",
         100.0 * off,
@@ -105,8 +106,8 @@ fn leak_is_found(service: &Script, script: &str, port: u16) -> Result<()> {
         after.trust.python_names_gone,
         after.trust.cut_stacks,
         after.trust.stacks,
-        after.trust.self_cpu_s,
-    );
+        after.trust.self_cpu_s
+    ));
     ensure!(truth > 100 * 8192, "only {truth} bytes were leaked");
     ensure!(
         is_first,
@@ -243,13 +244,13 @@ fn gunicorn_and_its_workers_before_and_after_a_reload() -> Result<()> {
     thread::sleep(Duration::from_secs(5));
     load.pause();
     let last = memtrace.final_report()?;
-    println!(
+    figure::show(&format!(
         "gunicorn: {leaked} bytes in the first workers, {} answers, {} without, {} names, {} gone",
         load.answered(),
         load.failed(),
         last.trust.python_names,
         last.trust.python_names_gone
-    );
+    ));
     all_leak(&last, &old, "exited", line)?;
     all_leak(&last, &new, "running", line)?;
     ensure!(last.process(master)?.runtime.python_stacks, "the master");

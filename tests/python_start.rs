@@ -9,7 +9,7 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 use memtrace_tests::{
-    interpreters,
+    figure, interpreters,
     memtrace::Memtrace,
     privilege,
     programs::{self, Link},
@@ -98,12 +98,12 @@ fn a_command_from_its_first_instruction() -> Result<()> {
                 .any(|site| site.is_of("<module>") && site.counts.allocated_bytes >= 200 * 7000);
             ensure!(late, "{}: the module's leak is not shown", python.display());
         }
-        println!(
+        figure::show(&format!(
             "{}: {without} of {} stacks through the loop without Python frames; {early} of {} early blocks in their class",
             python.display(),
             with + without,
-            RUNS * 200,
-        );
+            RUNS * 200
+        ));
         ensure!(
             without * 4 < with + without,
             "{}: {without} of {} stacks came too early",
@@ -131,7 +131,7 @@ fn a_python_that_becomes_another() -> Result<()> {
         .iter()
         .filter_map(|process| process.runtime.version.as_deref())
         .collect();
-    println!("{versions:?}");
+    figure::show(&format!("{versions:?}"));
     ensure!(
         versions.len() >= 3 && versions[versions.len() - 2].starts_with("3.9."),
         "{versions:?}"

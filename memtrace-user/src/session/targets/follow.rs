@@ -7,7 +7,7 @@ use std::{
 
 use memtrace_common::notice::{self, NOTICE_FOLLOWED, NOTICE_SHARES_MEMORY, NOTICE_TRACED, Notice};
 
-use super::{MAX_EXITED, Targets, Unheard, attach};
+use super::{MAX_EXITED, Target, Targets, Unheard, attach};
 use crate::{
     ids::Pid,
     target::procfs::{self, ProcessInfo},
@@ -185,7 +185,12 @@ impl Targets {
     /// The process began its program just before it was introduced to the probes: it was found by its new name, or by a look
     /// at all processes, sooner than this was heard. The tracker has not seen it run another one.
     fn on_early_exec(&mut self, pid: Pid, comm: String) {
-        if let Some(target) = self.live.get_mut(&pid) {
+        let selected = self.selects(pid, &comm);
+        let follows = self.selection.follow_children;
+        let stays = |target: &Target| selected || target.followed && follows;
+        if !self.live.get(&pid).is_some_and(stays) {
+            self.end(pid);
+        } else if let Some(target) = self.live.get_mut(&pid) {
             target.renamed_from = None;
             target.info.comm = comm;
             target.is_young();
