@@ -35,3 +35,5 @@ pub const RENAMED: u32 = 6;
 pub const NOTICE_SHARES_MEMORY: u32 = 1;
 /// The child is traced because its parent's children are.
 pub const NOTICE_FOLLOWED: u32 = 2;
+/// [`EXECED`]: the process was traced when it began the program, so that the event ring tells of it too.
+pub const NOTICE_TRACED: u32 = 4;

@@ -254,6 +254,15 @@ impl Memtrace {
         Ok(kill(Pid::from_raw(self.child.id().cast_signed()), signal)?)
     }
 
+    /// Whether it still runs.
+    ///
+    /// # Errors
+    ///
+    /// Fails when the kernel cannot say.
+    pub fn is_running(&mut self) -> Result<bool> {
+        Ok(self.child.try_wait()?.is_none())
+    }
+
     /// Waits until it is gone, however it ends.
     ///
     /// # Errors

@@ -136,6 +136,10 @@ pub struct Trust {
     pub target_cost_s: f64,
     /// The same as a share.
     pub cost_pct: f64,
+    /// Python code objects that have been named.
+    pub python_names: u64,
+    /// Python code objects that will never have a name.
+    pub python_names_gone: u64,
     /// Cut stacks by reason.
     pub cut: BTreeMap<String, u64>,
     /// What cannot be known any more, in sentences.
@@ -205,6 +209,22 @@ impl Process {
         let mut parts = self.generation.rsplit('-');
         let programs = parts.next()?.parse().ok()?;
         Some((parts.next()?.parse().ok()?, programs))
+    }
+}
+
+impl Site {
+    /// The Python frames, from the innermost outwards.
+    pub fn python(&self) -> impl Iterator<Item = &Frame> {
+        self.frames.iter().filter(|frame| frame.kind == "python")
+    }
+
+    /// Whether the innermost Python frame is this function.
+    #[must_use]
+    pub fn is_of(&self, function: &str) -> bool {
+        let mut python = self.python();
+        python
+            .next()
+            .is_some_and(|frame| frame.function == function)
     }
 }
 

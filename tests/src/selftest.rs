@@ -170,7 +170,7 @@ fn a_workloads_lines_are_told_apart_by_process_program_and_stage() {
 fn a_report_that_lacks_a_field_is_refused() {
     let whole = r#"{"schema":1,"time":"","elapsed_s":0.0,"final":true,"tiers":[],"processes":[],"trust":{"events":0,
         "lost_events":0,"stacks":0,"cut_stacks":0,"unnamed_frames":0,"self_cpu_s":0.0,"self_rss_bytes":0,
-        "target_cpu_s":0.0,"target_cost_s":0.0,"cost_pct":0.0,"cut":{},"not_known":[]}}"#;
+        "target_cpu_s":0.0,"target_cost_s":0.0,"cost_pct":0.0,"python_names":0,"python_names_gone":0,"cut":{},"not_known":[]}}"#;
     assert!(Report::parse(whole).unwrap().is_final);
     assert!(Report::parse(&whole.replace("\"lost_events\":0,", "")).is_err());
     assert!(Report::parse(&whole.replace("\"schema\":1", "\"schema\":2")).is_err());

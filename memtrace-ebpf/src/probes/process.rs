@@ -20,7 +20,7 @@ use aya_ebpf::{
 use aya_log_ebpf::warn;
 use memtrace_common::{
     event::{self, Event},
-    notice::{self, NOTICE_FOLLOWED, NOTICE_SHARES_MEMORY, Notice},
+    notice::{self, NOTICE_FOLLOWED, NOTICE_SHARES_MEMORY, NOTICE_TRACED, Notice},
     process::{PROCESS_FOLLOW, PROCESS_TRACED, Process},
     stats::Stats,
 };
@@ -177,6 +177,7 @@ fn execed(old_tid: u32) {
     ThreadKey((u64::from(tgid) << 32) | u64::from(old_tid)).forget();
     // SAFETY: as above.
     let known = unsafe { PROCESSES.get(tgid) };
+    let mut flags = 0;
     if let Some(process) = known {
         let fresh = Process {
             mapping_count: 0,
@@ -188,10 +189,11 @@ fn execed(old_tid: u32) {
         emit::raise_epoch();
         if told && fresh.flags & PROCESS_TRACED != 0 {
             emit_change(stats, event::EXEC, tgid);
+            flags = NOTICE_TRACED;
         }
     }
     if known.is_some() || WATCH_ALL.load() != 0 {
-        notify(stats, notice::EXECED, tgid, 0, 0);
+        notify(stats, notice::EXECED, tgid, 0, flags);
     }
 }
 

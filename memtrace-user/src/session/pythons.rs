@@ -83,6 +83,13 @@ impl Pythons {
         (pythons, looked)
     }
 
+    /// Reads the files that a process will map, so that a look at it does not have to. Takes some 10 ms for a CPython.
+    pub(super) fn prepare(&self, files: &[Arc<Object>]) {
+        for object in files {
+            image_of(&self.images, object);
+        }
+    }
+
     /// Looks for a CPython among the files of a process.
     pub(super) fn look(&self, pid: Pid, exec_count: u32, files: Vec<Placed>) {
         let (images, done) = (self.images.clone(), self.done.clone());
@@ -123,17 +130,23 @@ impl Pythons {
     }
 }
 
+/// Reads a file, once for all processes.
+fn image_of(images: &Mutex<HashMap<ObjectId, Image>>, object: &Object) -> Image {
+    let image = {
+        let mut images = images.lock().unwrap_or_else(PoisonError::into_inner);
+        images.entry(object.id).or_default().clone()
+    };
+    image.get_or_init(|| image::find(object));
+    image
+}
+
 fn search(images: &Mutex<HashMap<ObjectId, Image>>, pid: Pid, files: &[Placed]) -> Look {
     let mut refused = None;
     for Placed { object, bias } in files {
-        let image = {
-            let mut images = images.lock().unwrap_or_else(PoisonError::into_inner);
-            images.entry(object.id).or_default().clone()
-        };
-        match image.get_or_init(|| image::find(object)) {
-            None => {}
-            Some(Err(refusal)) => refused = Some(refusal.clone()),
-            Some(Ok(image)) => {
+        match image_of(images, object).get() {
+            None | Some(None) => {}
+            Some(Some(Err(refusal))) => refused = Some(refusal.clone()),
+            Some(Some(Ok(image))) => {
                 return match runtime::find(pid, object, *bias, image) {
                     Ok(runtime) => Look::Found(Box::new(runtime), object.clone()),
                     Err(Unfound::NotYet) => Look::NotYet,

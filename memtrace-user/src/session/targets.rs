@@ -208,6 +208,7 @@ impl Targets {
             .iter()
             .filter_map(|file| self.library.open(file.as_ref(), &mut self.maps))
             .collect();
+        self.pythons.prepare(&objects);
         self.attach_objects(pid, objects);
     }
 

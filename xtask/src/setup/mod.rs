@@ -10,7 +10,7 @@ use anyhow::Result;
 use crate::apt;
 
 /// Everything the tests call, by Debian's names. In one place: a test that needs more adds it here.
-const TEST_PACKAGES: [&str; 18] = [
+const TEST_PACKAGES: [&str; 19] = [
     // Oracles.
     "binutils",
     "gdb",
@@ -27,6 +27,7 @@ const TEST_PACKAGES: [&str; 18] = [
     // Programs to trace.
     "git",
     "python3",
+    "python3-venv",
     "redis-server",
     "redis-tools",
     "sqlite3",

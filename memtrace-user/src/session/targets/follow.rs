@@ -6,9 +6,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use memtrace_common::notice::{self, NOTICE_FOLLOWED, NOTICE_SHARES_MEMORY, Notice};
+use memtrace_common::notice::{self, NOTICE_FOLLOWED, NOTICE_SHARES_MEMORY, NOTICE_TRACED, Notice};
 
-use super::{MAX_EXITED, Targets, Unheard, attach};
+use super::{MAX_EXITED, Target, Targets, Unheard, attach};
 use crate::{
     ids::Pid,
     probe::ProbeSite,
@@ -39,6 +39,11 @@ impl Targets {
             let pid = Pid(notice.tgid);
             match notice.kind {
                 notice::FORKED => self.on_fork(notice),
+                notice::EXECED
+                    if notice.flags & NOTICE_TRACED == 0 && self.live.contains_key(&pid) =>
+                {
+                    self.on_early_exec(pid, comm_of(notice));
+                }
                 notice::EXECED => self.on_exec(pid, comm_of(notice)),
                 notice::RENAMED => self.on_rename(pid, &comm_of(notice)),
                 notice::EXITED => self.on_exit(pid),
@@ -187,7 +192,30 @@ impl Targets {
             return;
         }
         self.look(pid);
+        // What it maps may have been read after the exec and before its notice: then nothing has changed since.
+        if self
+            .live
+            .get(&pid)
+            .is_some_and(|target| !target.python.is_looked_at())
+        {
+            self.look_at_python(pid);
+        }
         if let Some(target) = self.live.get_mut(&pid) {
+            target.is_young();
+        }
+    }
+
+    /// The process began its program just before it was introduced to the probes: it was found by its new name, or by a look
+    /// at all processes, sooner than this was heard. The tracker has not seen it run another one.
+    fn on_early_exec(&mut self, pid: Pid, comm: String) {
+        let selected = self.selects(pid, &comm);
+        let follows = self.selection.follow_children;
+        let stays = |target: &Target| selected || target.followed && follows;
+        if !self.live.get(&pid).is_some_and(stays) {
+            self.end(pid);
+        } else if let Some(target) = self.live.get_mut(&pid) {
+            target.renamed_from = None;
+            target.info.comm = comm;
             target.is_young();
         }
     }

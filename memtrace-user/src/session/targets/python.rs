@@ -118,6 +118,11 @@ impl PythonState {
         }
     }
 
+    /// Whether a look is under way.
+    pub(super) fn is_looked_at(&self) -> bool {
+        self.looking
+    }
+
     /// When it is to be looked at.
     pub(super) fn due(&self) -> Option<Instant> {
         self.due.filter(|_| !self.looking)
@@ -175,6 +180,8 @@ impl Targets {
             return;
         };
         if target.python.looking {
+            // What that look was given may lack what has been mapped since.
+            target.python.due = Some(Instant::now());
             return;
         }
         target.python.looking = true;
