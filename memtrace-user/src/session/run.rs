@@ -126,14 +126,7 @@ impl Session {
             Drain::spawn(drained, sink, start).context("failed to start the drain's thread")?;
         let reporter = Reporter::spawn(store.clone(), names, &plan, output)
             .context("failed to start the report's thread")?;
-        if let Some(reason) = probes.tracepoints_may_be_skipped() {
-            log::warn!(
-                "this kernel may skip a fork, exec or exit; it is counted and looked for: {reason:#}"
-            );
-        }
-        if plan.probes.log_level > 0 {
-            notices::follow_log(&mut probes)?;
-        }
+        pass_on_words(&plan, &mut probes)?;
         let (pythons, looked) = Pythons::new(arrays.pythons);
         let library = Library::new(store, arrays.rows, arrays.pages, arrays.mappings);
         let attacher = probes.attacher().clone().guarded_by(guard.clone());
@@ -426,6 +419,19 @@ impl Session {
             }
         }
     }
+}
+
+/// Says what the probes cannot do here, and what they say from here on if it was asked for.
+fn pass_on_words(plan: &Plan, probes: &mut Probes) -> anyhow::Result<()> {
+    if let Some(reason) = probes.tracepoints_may_be_skipped() {
+        log::warn!(
+            "this kernel may skip a fork, exec or exit; it is counted and looked for: {reason:#}"
+        );
+    }
+    if plan.probes.log_level > 0 {
+        notices::follow_log(probes)?;
+    }
+    Ok(())
 }
 
 /// What a delivery means for the session.
