@@ -5,3 +5,6 @@
 
 pub mod decode;
 pub mod pump;
+
+#[cfg(test)]
+mod obituary_tests;

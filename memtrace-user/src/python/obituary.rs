@@ -95,6 +95,3 @@ impl Part {
         self.bytes.get(at..).filter(|rest| !rest.is_empty())
     }
 }
-
-#[cfg(test)]
-mod tests;

@@ -1,16 +1,17 @@
-//! Copies of code objects of every layout, read as if they were memory.
+//! Copies of code objects of every layout: decoded, and read as if they were memory.
 
 use memtrace_common::{
-    obituary::{BYTES_HEAD, LARGE, MAX_HEAD, SMALL, Slots},
+    obituary::{BYTES_HEAD, LARGE, MAX_HEAD, ObituaryHeader, SMALL, Slots},
     stack::INSTR_UNKNOWN,
 };
 use proptest::prelude::*;
 use zerocopy::IntoBytes as _;
 
-use super::*;
-use crate::{
-    drain::decode,
-    python::code::{LineFormat, NoLines},
+use super::decode;
+use crate::python::{
+    code::{CodeLayout, LineFormat, NoLines},
+    memory::Memory as _,
+    obituary::Obituary,
 };
 
 const CODE: u64 = 0x7f00_0000_1000;
