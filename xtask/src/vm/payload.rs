@@ -70,7 +70,11 @@ pub(super) fn programs() -> Result<Vec<PathBuf>> {
         .read_dir()
         .with_context(|| format!("failed to list `{}`", sources.display()))?
     {
-        files.push(entry?.path());
+        let path = entry?.path();
+        // The programs in Python have a folder; the guest has no Python.
+        if path.is_file() {
+            files.push(path);
+        }
     }
     Ok(files)
 }
