@@ -71,7 +71,7 @@ pub(super) fn programs() -> Result<Vec<PathBuf>> {
         .with_context(|| format!("failed to list `{}`", sources.display()))?
     {
         let path = entry?.path();
-        // Python programs, which need an interpreter, stay here.
+        // The programs in Python have a folder; the guest has no Python.
         if path.is_file() {
             files.push(path);
         }
