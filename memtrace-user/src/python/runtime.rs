@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{
     ids::{ObjectId, Pid},
-    target::object::Object,
+    target::{maps, object::Object},
 };
 
 /// Looks at the threads of a process, for what shows only now and then.
@@ -100,7 +100,30 @@ pub enum Unfound {
 /// # Errors
 /// [`Unfound`]: not there yet, or not one that frames can be told of.
 pub fn find(pid: Pid, object: &Object, bias: u64, image: &PythonImage) -> Result<Runtime, Unfound> {
-    find_in(&ProcessMemory(pid), object.id, bias, image)
+    let look = || find_in(&ProcessMemory(pid), object.id, bias, image);
+    match look() {
+        // The dynamic linker maps a file as a whole first, then its data over that: what was read may have been other bytes
+        // of the file.
+        Err(Unfound::Refused(Refusal::SelfTest { .. })) => {
+            let data = bias.wrapping_add(image.code_type);
+            if is_writable(pid, data) {
+                look()
+            } else {
+                Err(Unfound::NotYet)
+            }
+        }
+        found => found,
+    }
+}
+
+/// Whether the address lies in memory that the process may write: a file's data, once it is where it belongs. So it is taken
+/// to be when the process is gone.
+fn is_writable(pid: Pid, addr: u64) -> bool {
+    maps::read(pid).map_or(true, |mappings| {
+        mappings
+            .iter()
+            .any(|mapping| (mapping.start..mapping.end).contains(&addr) && mapping.access.write)
+    })
 }
 
 /// [`find`] in any memory.
